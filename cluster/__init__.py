@@ -1,0 +1,1 @@
+"""Where and how it runs: executors, the shard pass, the ledger, locks."""

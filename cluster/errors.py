@@ -1,0 +1,17 @@
+"""What the cluster layer refuses or gives up on, one class a cause."""
+
+
+class ClusterError(Exception):
+    """Base of every error the cluster layer raises on purpose."""
+
+
+class LockedError(ClusterError):
+    """Another run holds the output."""
+
+
+class LedgerError(ClusterError):
+    """A ledger that belongs to another configuration or cannot be read."""
+
+
+class PassError(ClusterError):
+    """A shard failed after all its retries, or a deadline passed."""

@@ -1,0 +1,19 @@
+"""Search, update and preprocessing of self-organizing maps: pure functions on arrays."""
+
+from skysom.engine.errors import EngineError
+from skysom.engine.geometry import Geometry
+from skysom.engine.lattice import Cartesian, Hexagonal
+from skysom.engine.neighbourhood import Neighbourhood
+from skysom.engine.search import Match, best_match
+from skysom.engine.som import Som
+
+__all__ = [
+    "Cartesian",
+    "EngineError",
+    "Geometry",
+    "Hexagonal",
+    "Match",
+    "Neighbourhood",
+    "Som",
+    "best_match",
+]

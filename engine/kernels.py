@@ -1,0 +1,216 @@
+"""Compiled loops of the exact search on NumPy arrays.
+
+Each has a plain counterpart it is tested against: sampling in `dihedral.image_spectra`, the minimum in
+`search`, direct distances and turned images in `transforms`. Images of a block are laid out
+(C, H*W, B), image innermost, so that every tap of the interpolation is one contiguous vector.
+"""
+
+import numpy as np
+from numba import njit
+
+_OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+
+
+@njit(**_OPTIONS)
+def sample_block(images, index, low, right, weight, inside, complete, product, side, scalars, matrices, norms):
+    """Sample, transform and square base rotations of a block of images.
+
+    images (C, H*W, B); index, low, right (k, O, 8); fills scalars (4, C*O, k*B) and matrices
+    (C*O, 2, 2, k*B); adds to norms (9, k, B) float64: orbits that lie partly in the region per
+    symmetry in 0..7, complete ones (the same for all) in 8.
+    """
+    channels, _, batch = images.shape
+    rotations, count, _ = index.shape
+    v = np.empty((8, batch), np.float32)
+    for k in range(rotations):
+        for c in range(channels):
+            image = images[c]
+            for o in range(count):
+                for g in range(8):
+                    _sample(image, index[k, o, g], low[k, o, g], right[k, o, g], side, v[g])
+                _butterfly(v, scalars, matrices, c * count + o, k * batch)
+                if o < complete:
+                    _add_squares(v, weight[o], norms[8, k])
+                else:
+                    _add_partial_squares(v, inside[o], product, weight[o], norms, k)
+
+
+@njit(**_OPTIONS)
+def _sample(image, i, fy, fx, side, out):
+    if i < 0:
+        out[:] = np.float32(0)
+        return
+    cy, cx = np.float32(1) - fy, np.float32(1) - fx
+    w00, w01, w10, w11 = cy * cx, cy * fx, fy * cx, fy * fx
+    x00, x01, x10, x11 = image[i], image[i + 1], image[i + side], image[i + side + 1]
+    for b in range(out.size):
+        out[b] = w11 * x11[b] + (w10 * x10[b] + (w00 * x00[b] + w01 * x01[b]))
+
+
+@njit(**_OPTIONS)
+def _butterfly(v, scalars, matrices, row, at):
+    for b in range(v.shape[1]):
+        e0, e1 = v[0, b] + v[4, b], v[1, b] + v[5, b]
+        e2, e3 = v[2, b] + v[6, b], v[3, b] + v[7, b]
+        o0, o1 = v[0, b] - v[4, b], v[1, b] - v[5, b]
+        o2, o3 = v[2, b] - v[6, b], v[3, b] - v[7, b]
+        scalars[0, row, at + b] = (e0 + e2) + (e1 + e3)
+        scalars[1, row, at + b] = (e0 + e2) - (e1 + e3)
+        scalars[2, row, at + b] = (o0 + o2) + (o1 + o3)
+        scalars[3, row, at + b] = (o0 + o2) - (o1 + o3)
+        matrices[row, 0, 0, at + b] = e0 - e2
+        matrices[row, 0, 1, at + b] = e3 - e1
+        matrices[row, 1, 0, at + b] = o1 - o3
+        matrices[row, 1, 1, at + b] = o0 - o2
+
+
+@njit(**_OPTIONS)
+def _add_squares(v, weight, norms):
+    for b in range(v.shape[1]):
+        half = (v[0, b] * v[0, b] + v[1, b] * v[1, b]) + (v[2, b] * v[2, b] + v[3, b] * v[3, b])
+        rest = (v[4, b] * v[4, b] + v[5, b] * v[5, b]) + (v[6, b] * v[6, b] + v[7, b] * v[7, b])
+        norms[b] += np.float64((half + rest) * weight)
+
+
+@njit(**_OPTIONS)
+def _add_partial_squares(v, inside, product, weight, norms, k):
+    for h in range(8):
+        for g in range(8):
+            if inside[g]:
+                source = v[product[g, h]]
+                for b in range(v.shape[1]):
+                    norms[h, k, b] += np.float64(source[b] * source[b] * weight)
+
+
+@njit(**_OPTIONS)
+def minimum_block(scalars, matrices, norms, first, base_rotations, rotations, elements, best, best_t, best_product):
+    """Fold the products of a block of rotations into the running minimum over transforms.
+
+    scalars (4, N, k*B), matrices (N, 2, 2, k*B) are parts of -2 <r, w>; norms (8, k, B) float32 are
+    |r|^2. best (N, B) float32 holds the smallest |r|^2 - 2 <r, w>, best_t its transform, best_product
+    its -2 <r, w>. Equal values keep the lower transform.
+    """
+    neurons, batch = best.shape
+    value = np.empty((8, batch), np.float32)
+    for n in range(neurons):
+        for k in range(norms.shape[1]):
+            _inverse(scalars, matrices, n, k * batch, value)
+            for h in elements:
+                t = np.int32((h // 4) * rotations + (h % 4) * base_rotations + first + k)
+                _keep_smaller(value[h], norms[h, k], t, best[n], best_t[n], best_product[n])
+
+
+@njit(**_OPTIONS)
+def _keep_smaller(product, norm, t, best, best_t, best_product):
+    for b in range(best.size):
+        d = norm[b] + product[b]
+        better = d < best[b] or (d == best[b] and t < best_t[b])
+        best[b] = d if better else best[b]
+        best_t[b] = t if better else best_t[b]
+        best_product[b] = product[b] if better else best_product[b]
+
+
+@njit(**_OPTIONS)
+def _inverse(scalars, matrices, n, at, value):
+    for b in range(value.shape[1]):
+        s0, s1 = scalars[0, n, at + b], scalars[1, n, at + b]
+        s2, s3 = scalars[2, n, at + b], scalars[3, n, at + b]
+        even, odd = s0 + s1, s0 - s1
+        even_flip, odd_flip = s2 + s3, s2 - s3
+        m00, m01 = matrices[n, 0, 0, at + b], matrices[n, 0, 1, at + b]
+        m10, m11 = matrices[n, 1, 0, at + b], matrices[n, 1, 1, at + b]
+        trace, twist = m00 + m11, m10 - m01
+        trace_flip, twist_flip = m00 - m11, -(m01 + m10)
+        value[0, b] = (even + even_flip) + trace
+        value[1, b] = (odd + odd_flip) + twist
+        value[2, b] = (even + even_flip) - trace
+        value[3, b] = (odd + odd_flip) - twist
+        value[4, b] = (even - even_flip) + trace_flip
+        value[5, b] = (odd - odd_flip) + twist_flip
+        value[6, b] = (even - even_flip) - trace_flip
+        value[7, b] = (odd - odd_flip) - twist_flip
+
+
+@njit(**_OPTIONS)
+def all_products(scalars, matrices, rotations_in_block, batch):
+    """-2 <h r, w> for every symmetry: (N, 8, k, B) float32 from the products of a block."""
+    neurons = scalars.shape[1]
+    out = np.empty((neurons, 8, rotations_in_block, batch), np.float32)
+    for n in range(neurons):
+        for k in range(rotations_in_block):
+            _inverse(scalars, matrices, n, k * batch, out[n, :, k, :])
+    return out
+
+
+@njit(**_OPTIONS)
+def rotate_frame(image, index, low, right, side, out):
+    """Interpolate ``image`` (C, H*W) at taps (D*D,) into ``out`` (C, D*D): one base rotation."""
+    for c in range(image.shape[0]):
+        plane = image[c]
+        for p in range(index.size):
+            i = index[p]
+            if i < 0:
+                out[c, p] = np.float32(0)
+                continue
+            fy, fx = low[p], right[p]
+            cy, cx = np.float32(1) - fy, np.float32(1) - fx
+            upper = (cy * cx) * plane[i] + (cy * fx) * plane[i + 1]
+            out[c, p] = (fy * fx) * plane[i + side + 1] + ((fy * cx) * plane[i + side] + upper)
+
+
+@njit(**_OPTIONS)
+def _place(element, y, x, side):
+    """Flat pixel of the base rotation that symmetry ``element`` brings to (y, x)."""
+    if element >= 4:
+        y = side - 1 - y
+    for _ in range(element % 4):
+        y, x = side - 1 - x, y
+    return y * side + x
+
+
+@njit(**_OPTIONS)
+def direct_distance(frame, neuron, element, rows, columns, side):
+    """Direct sum of squares, float64, between symmetry ``element`` of ``frame`` and ``neuron``, (C, D*D)."""
+    total = 0.0
+    for c in range(frame.shape[0]):
+        for p in range(rows.size):
+            y, x = rows[p], columns[p]
+            difference = np.float64(frame[c, _place(element, y, x, side)]) - np.float64(neuron[c, y * side + x])
+            total += difference * difference
+    return total
+
+
+@njit(**_OPTIONS)
+def move_neuron(neuron, frame, element, factor, side):
+    """neuron -= (neuron - frame turned by ``element``) * factor, in place, (C, D*D) float32."""
+    for c in range(neuron.shape[0]):
+        for y in range(side):
+            for x in range(side):
+                w = neuron[c, y * side + x]
+                neuron[c, y * side + x] = w - (w - frame[c, _place(element, y, x, side)]) * factor
+
+
+@njit(**_OPTIONS)
+def neuron_spectrum(neuron, pixels, scale, scalars, matrices, n):
+    """Group Fourier transform of one neuron (C, D*D) into row n of `dihedral.neuron_spectra`'s arrays.
+
+    pixels (O, 8) int32, scale (O, 8) float32; scalars (4, N, C*O), matrices (N, 2, C*O, 2).
+    """
+    count = pixels.shape[0]
+    v = np.empty(8, np.float32)
+    for c in range(neuron.shape[0]):
+        for o in range(count):
+            for g in range(8):
+                v[g] = neuron[c, pixels[o, g]] * scale[o, g]
+            e0, e1, e2, e3 = v[0] + v[4], v[1] + v[5], v[2] + v[6], v[3] + v[7]
+            o0, o1, o2, o3 = v[0] - v[4], v[1] - v[5], v[2] - v[6], v[3] - v[7]
+            row, two = c * count + o, np.float32(2)
+            scalars[0, n, row] = (e0 + e2) + (e1 + e3)
+            scalars[1, n, row] = (e0 + e2) - (e1 + e3)
+            scalars[2, n, row] = (o0 + o2) + (o1 + o3)
+            scalars[3, n, row] = (o0 + o2) - (o1 + o3)
+            # Stored (i, m): the transpose of the transform, as the product B^T A needs it.
+            matrices[n, 0, row, 0] = two * (e0 - e2)
+            matrices[n, 0, row, 1] = two * (o1 - o3)
+            matrices[n, 1, row, 0] = two * (e3 - e1)
+            matrices[n, 1, row, 1] = two * (o0 - o2)

@@ -1,0 +1,285 @@
+"""The best-matching unit of every image: `best_match` and the two paths behind it.
+
+``reference`` makes every transform and sums squares (tests, tiny inputs). ``exact`` is the dihedral
+path of search.md section 2: d^2 = |r|^2 + |w|^2 - 2 <r, w>, with the inner products as matrix products
+over orbits, and a direct sum of squares wherever that difference cancels and for the BMU.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from skysom.engine import dihedral, transforms
+from skysom.engine.errors import EngineError, ShapeError
+from skysom.engine.geometry import Geometry
+from skysom.engine.som import Som
+
+Array = Any
+Method = Literal["exact", "reference"]
+
+BLOCK_IMAGES = 32
+"""Images searched together. The shape of a matrix product decides its rounding, so it is fixed."""
+CANCELLATION = 0.05
+"""d^2 below this share of |r|^2 + |w|^2 is computed again as a direct sum."""
+NEAR_TIE = 2e-6
+"""Candidates within this share of |r|^2 + |w|^2 of the best are decided by direct sums."""
+PANEL_BYTES = 8 << 20
+"""Size of the spectra of one block of rotations; about half a last-level cache."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Distances of B images to N neurons, each at its best transform.
+
+    distance (B, N) float32; transform (B, N) int64, t = flip * R + k; bmu (B,) int64, the neuron of
+    the smallest distance (the lowest index of equal ones); bmu_distance (B,) float32.
+    """
+
+    distance: Array
+    transform: Array
+    bmu: Array
+    bmu_distance: Array
+
+
+def best_match(
+    images: Array,
+    som: Som,
+    rotations: int = 360,
+    flip: bool = True,
+    region: str = "quadratic",
+    region_side: int | None = None,
+    method: Method = "exact",
+) -> Match:
+    """Best transform and distance of every image to every neuron, and the best-matching unit.
+
+    Parameters
+    ----------
+    images : (B, C, H, W) or (B, H, W) float32, square; NumPy or any array namespace.
+    som : the map; its weights must be of the images' namespace.
+    rotations : 1 or a multiple of 4; flip : whether mirror images count as equal.
+    region : "quadratic" or "circular"; region_side in pixels, default as `Geometry.derive`.
+    method : "exact", or "reference" (hundreds of times slower).
+
+    Raises
+    ------
+    ShapeError, GeometryError : arrays or sides that do not fit together.
+
+    Notes
+    -----
+    Distance is sqrt(sum over region and channels of (T_t x - w)^2), minimised over t. An image with
+    NaN has NaN distances, transform 0 and BMU 0.
+    """
+    from array_api_compat import array_namespace
+
+    images = as_batch(images)
+    geometry = geometry_of(images, som, rotations, flip, region, region_side)
+    xp = array_namespace(images, som.weights)
+    if method not in get_args(Method):
+        raise EngineError(f"method is {method!r}; use one of {get_args(Method)}")
+    if method == "reference":
+        return _reference(images, som, geometry, xp=xp)
+    search = Search(som.weights, geometry, xp=xp)
+    count = images.shape[0]
+    starts = range(0, count, BLOCK_IMAGES)
+    blocks = [search(images[first : min(first + BLOCK_IMAGES, count), ...]) for first in starts]
+    if not blocks:
+        return _empty(som, xp=xp)
+    return Match(*(xp.concat([getattr(b, name) for b in blocks]) for name in Match.__dataclass_fields__))
+
+
+def as_batch(images: Array) -> Array:
+    """(B, C, H, W) from (B, C, H, W) or (B, H, W); ShapeError for other or non-square shapes."""
+    shape = tuple(images.shape)
+    if len(shape) not in (3, 4) or shape[-1] != shape[-2]:
+        raise ShapeError(f"images have shape {shape}; they must be (batch, [channel,] side, side)")
+    return images if len(shape) == 4 else images[:, None, :, :]
+
+
+def geometry_of(
+    images: Array, som: Som, rotations: int, flip: bool, region: str, region_side: int | None
+) -> Geometry:
+    """Geometry of a search of ``images`` (B, C, H, H) on ``som``; ShapeError where channels differ."""
+    if images.shape[1] != som.channels:
+        raise ShapeError(f"images have {images.shape[1]} channels, the map has {som.channels}")
+    return Geometry.derive(images.shape[3], rotations, flip, region, som.neuron_side, region_side)
+
+
+class Search:
+    """The exact search against one map: tables and neuron spectra are made once, blocks come and go.
+
+    weights (N, C, D, D) float32. Calling it on images (B, C, H, H), B <= 32, returns their Match.
+    """
+
+    def __init__(self, weights: Array, geometry: Geometry, *, xp: Any = np) -> None:
+        self.xp, self.geometry = xp, geometry
+        self.table = dihedral.orbits(geometry)
+        self.weights = xp.astype(weights, xp.float32)
+        self.spectra = dihedral.neuron_spectra(self.weights, self.table, xp=xp)
+        mask = xp.asarray(geometry.region_mask.astype(np.float64))
+        self.norms = xp.sum(xp.astype(self.weights, xp.float64) ** 2 * mask, axis=(1, 2, 3))
+        self.compiled = isinstance(weights, np.ndarray)
+
+    def __call__(self, images: Array) -> Match:
+        xp, count = self.xp, images.shape[0]
+        images = xp.astype(images, xp.float32)
+        if count < BLOCK_IMAGES:
+            padding = xp.zeros((BLOCK_IMAGES - count, *images.shape[1:]), dtype=xp.float32)
+            images = xp.concat([images, padding])
+        find = _compiled_minimum if self.compiled else _portable_minimum
+        product, transform, norms = find(images, self)
+        scale = norms + self.norms[None, :]
+        squared = scale + xp.astype(product, xp.float64)
+        squared, transform = _decide(self, np.array(images), squared, transform, scale, count)
+        return _as_match(squared[:count], transform[:count], xp=xp)
+
+
+def _decide(search: Search, images: Array, squared: Array, transform: Array, scale: Array, count: int) -> tuple:
+    """Replace cancelled distances, and those that compete for the BMU, by direct sums of squares."""
+    values, scales = np.array(squared), np.array(scale)
+    best = np.min(values, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        direct = (values < CANCELLATION * scales) | (values <= best + NEAR_TIE * scales)
+    direct[count:] = False
+    rows, neurons = np.nonzero(direct)
+    chosen = np.array(transform)
+    values[rows, neurons] = direct_distances(
+        images, np.array(search.weights), search.geometry, rows, neurons, chosen[rows, neurons]
+    )
+    return values, chosen
+
+
+def direct_distances(
+    images: np.ndarray, weights: np.ndarray, geometry: Geometry, rows: np.ndarray, neurons: np.ndarray, t: np.ndarray
+) -> np.ndarray:
+    """Squared distances (n,) float64 of the triples (image row, neuron, transform) by direct sums."""
+    from skysom.engine import kernels
+
+    side, channels = geometry.neuron_side, images.shape[1]
+    flat_images = images.reshape(len(images), channels, -1)
+    flat_weights = weights.reshape(len(weights), channels, -1)
+    place_rows, place_columns = np.nonzero(geometry.region_mask)
+    out = np.empty(len(rows))
+    frame = np.empty((channels, side * side), np.float32)
+    k, element = base_and_element(t, geometry)
+    previous = None
+    for i in np.lexsort((k, rows)):
+        if previous != (rows[i], k[i]):
+            previous = (rows[i], k[i])
+            taps = frame_taps(geometry, int(k[i]))
+            kernels.rotate_frame(flat_images[rows[i]], *taps, geometry.image_side, frame)
+        out[i] = kernels.direct_distance(
+            frame, flat_weights[neurons[i]], element[i], place_rows, place_columns, side
+        )
+    return out
+
+
+def base_and_element(t: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Base rotation k and grid symmetry h = 4 f + q of transforms ``t``."""
+    flip, turn = np.divmod(t, geometry.rotations)
+    quarter, k = np.divmod(turn, geometry.base_rotations)
+    return k, 4 * flip + quarter
+
+
+@lru_cache(maxsize=512)
+def frame_taps(geometry: Geometry, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Interpolation of the whole neuron frame, arrays (D*D,), for base rotation ``k``."""
+    return tuple(geometry.taps(k, np.arange(geometry.neuron_side**2)))  # type: ignore[return-value]
+
+
+def rotation_blocks(geometry: Geometry, batch: int, rows: int) -> Iterator[tuple[int, int]]:
+    """Ranges of base rotations whose spectra (8 float32 an orbit, channel and image) fill a panel."""
+    step = max(1, PANEL_BYTES // (32 * rows * batch))
+    for first in range(0, geometry.base_rotations, step):
+        yield first, min(first + step, geometry.base_rotations)
+
+
+def sample(images: np.ndarray, table: dihedral.Orbits, first: int, stop: int) -> tuple[dihedral.Spectra, np.ndarray]:
+    """`dihedral.image_spectra` by the compiled kernel; ``images`` (C, H*W, B), image innermost."""
+    from skysom.engine import kernels
+
+    batch, rows, columns = images.shape[2], images.shape[0] * len(table), (stop - first) * images.shape[2]
+    scalars = np.empty((4, rows, columns), np.float32)
+    matrices = np.empty((rows, 2, 2, columns), np.float32)
+    norms = np.zeros((9, stop - first, batch))
+    index, low, right = (array[first:stop] for array in table.taps)
+    kernels.sample_block(
+        images, index, low, right, table.weight, table.inside, table.complete, dihedral.PRODUCT,
+        table.geometry.image_side, scalars, matrices, norms,
+    )  # fmt: skip
+    return dihedral.Spectra(scalars, matrices.reshape(2 * rows, 2 * columns)), norms[:8] + norms[8]
+
+
+def _compiled_minimum(images: np.ndarray, search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best -2 <r, w> (B, N) float32, its transform and its |r|^2 (B, N) float64, on NumPy."""
+    from skysom.engine import kernels
+
+    geometry, table = search.geometry, search.table
+    batch, channels = images.shape[:2]
+    inner = np.ascontiguousarray(images.reshape(batch, channels, -1).transpose(1, 2, 0))
+    neurons = len(search.weights)
+    best = np.full((neurons, batch), np.inf, np.float32)
+    best_t = np.zeros((neurons, batch), np.int32)
+    best_product = np.full((neurons, batch), np.nan, np.float32)
+    norms = np.empty((8, geometry.base_rotations, batch))
+    for first, stop in rotation_blocks(geometry, batch, channels * len(table)):
+        spectra, norms[:, first:stop] = sample(inner, table, first, stop)
+        scalars, matrices = dihedral.products(search.spectra, spectra)
+        kernels.minimum_block(
+            scalars, matrices.reshape(neurons, 2, 2, -1), norms[:, first:stop].astype(np.float32), first,
+            geometry.base_rotations, geometry.rotations, np.array(geometry.elements), best, best_t, best_product,
+        )  # fmt: skip
+    k, element = base_and_element(best_t, geometry)
+    return best_product.T, best_t.T.astype(np.int64), norms[element, k, np.arange(batch)].T
+
+
+def _portable_minimum(images: Array, search: Search) -> tuple[Array, Array, Array]:
+    """`_compiled_minimum` in plain array operations, for any namespace."""
+    xp, geometry, table = search.xp, search.geometry, search.table
+    batch = images.shape[0]
+    best = None
+    for k in range(geometry.base_rotations):
+        spectra, norms = dihedral.image_spectra(images, table, k, k + 1, xp=xp)
+        values = dihedral.inverse(*dihedral.products(search.spectra, spectra, xp=xp), xp=xp)
+        for h in geometry.elements:
+            product = xp.permute_dims(values[h, ...], (1, 0))
+            norm = xp.broadcast_to(norms[h, 0, :][:, None], product.shape)
+            d = xp.astype(norm, xp.float32) + product
+            t = xp.full(d.shape, geometry.transform_index(h, k), dtype=xp.int64)
+            if best is None:
+                best = (d, product, t, norm)
+                continue
+            better = (d < best[0]) | ((d == best[0]) & (t < best[2]))
+            best = tuple(xp.where(better, new, old) for new, old in zip((d, product, t, norm), best, strict=True))
+    assert best is not None and best[0].shape[0] == batch
+    return best[1], best[2], best[3]
+
+
+def _reference(images: Array, som: Som, geometry: Geometry, *, xp: Any) -> Match:
+    if images.shape[0] == 0:
+        return _empty(som, xp=xp)
+    squared, chosen = [], []
+    for i in range(images.shape[0]):
+        all_of_them = transforms.squared_distances(images[i, ...], som.weights, geometry, xp=xp)
+        squared.append(xp.min(all_of_them, axis=1))
+        chosen.append(xp.argmin(all_of_them, axis=1))
+    return _as_match(xp.stack(squared), xp.stack(chosen), xp=xp)
+
+
+def _as_match(squared: Array, transform: Array, *, xp: Any) -> Match:
+    distance = xp.astype(xp.sqrt(xp.asarray(squared)), xp.float32)
+    bmu = xp.argmin(distance, axis=1)
+    bmu_distance = xp.min(distance, axis=1)
+    return Match(distance, xp.asarray(transform), bmu, bmu_distance)
+
+
+def _empty(som: Som, *, xp: Any) -> Match:
+    neurons = som.weights.shape[0]
+    return Match(
+        xp.zeros((0, neurons), dtype=xp.float32),
+        xp.zeros((0, neurons), dtype=xp.int64),
+        xp.zeros((0,), dtype=xp.int64),
+        xp.zeros((0,), dtype=xp.float32),
+    )

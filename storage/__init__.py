@@ -1,0 +1,1 @@
+"""What is kept: survey stores, FITS, PINK binary files, catalogues."""

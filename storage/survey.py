@@ -1,0 +1,220 @@
+"""The survey store: one Zarr v3 group that holds images, maps and mappings, and opens in xarray.
+
+Layout (dimension names in brackets; see ARCHITECTURE.md):
+
+    images         [image, channel, y, x]  cut-outs as ingested (absent with ``store="none"``)
+    prepared       [image, channel, y, x]  after preprocessing (absent with ``store="none"``)
+    source_id, ra_deg, dec_deg, status, coverage, prepared_status, channel_sum, ok   one row an image
+    soms/<name>/weights      [neuron, channel, neuron_y, neuron_x]
+    mappings/<name>/distance, rotation, flip [image, neuron]; bmu, bmu_distance, bmu_rotation, bmu_flip [image]
+
+Row i of every array is row i of the catalogue: a failed image keeps its row. Every array is cut in
+shards of ``shard_images`` rows along ``image``, and a shard has one writer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, BloscShuffle
+
+from skysom.storage.errors import SurveyError
+from skysom.storage.status import STATUSES
+
+FORMAT_VERSION = 1
+CHUNK_IMAGES = 64
+"""Images in a chunk; a shard holds several chunks and is the unit of writing."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape beyond the image axis, dtype, dimension names and attributes of one array."""
+
+    dtype: str
+    dims: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    fill: Any = 0
+    attrs: Mapping[str, Any] | None = None
+
+
+class Survey:
+    """A survey store on disk.
+
+    Parameters
+    ----------
+    path : path of the Zarr group (``OUTPUT/survey.zarr``).
+    mode : ``"r"`` to read, ``"r+"`` to write into an existing store.
+
+    Raises
+    ------
+    SurveyError : no store there, or one written by another format version.
+    """
+
+    def __init__(self, path: str | Path, mode: str = "r") -> None:
+        self.path = Path(path)
+        try:
+            self.group = zarr.open_group(self.path, mode=mode)  # type: ignore[arg-type]
+        except (FileNotFoundError, ValueError) as error:
+            raise SurveyError(f"no survey store at {self.path}; make one with `skysom ingest`") from error
+        found = self.group.attrs.get("format_version")
+        if found != FORMAT_VERSION:
+            raise SurveyError(
+                f"{self.path} has store format {found!r}, this skysom reads {FORMAT_VERSION}; "
+                "ingest again into a new --output, or use the skysom version that wrote it"
+            )
+
+    @classmethod
+    def create(cls, path: str | Path, *, images: int, shard_images: int, attrs: Mapping[str, Any]) -> "Survey":
+        """Make an empty store for ``images`` rows; ``shard_images`` must be a multiple of 64."""
+        if shard_images % CHUNK_IMAGES:
+            raise SurveyError(
+                f"shard_images is {shard_images}; use a multiple of {CHUNK_IMAGES} so that shards hold whole chunks"
+            )
+        group = zarr.create_group(Path(path), overwrite=False)
+        group.attrs.update(
+            {
+                **attrs,
+                "format_version": FORMAT_VERSION,
+                "skysom_version": version("skysom"),
+                "images": images,
+                "shard_images": shard_images,
+            }
+        )
+        return cls(path, "r+")
+
+    def __len__(self) -> int:
+        return int(self.group.attrs["images"])  # type: ignore[arg-type]
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return dict(self.group.attrs)
+
+    @property
+    def shard_images(self) -> int:
+        return int(self.group.attrs["shard_images"])  # type: ignore[arg-type]
+
+    def shards(self) -> list[tuple[int, int]]:
+        """Row ranges [start, stop) of the shards, in order."""
+        return [
+            (start, min(start + self.shard_images, len(self))) for start in range(0, len(self), self.shard_images)
+        ]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.group
+
+    def __getitem__(self, name: str) -> zarr.Array:
+        if name not in self.group:
+            raise SurveyError(f"{self.path} holds no array {name!r}; it has {sorted(self.group.array_keys())}")
+        return self.group[name]  # type: ignore[return-value]
+
+    def add_image_array(self, name: str, spec: ArraySpec) -> zarr.Array:
+        """Create (or keep, where it is there already) an array with one row an image."""
+        if name in self.group:
+            return self.group[name]  # type: ignore[return-value]
+        group = self.group.require_group(str(Path(name).parent)) if "/" in name else self.group
+        big = len(spec.shape) > 0
+        rows = self.shard_images
+        array = group.create_array(
+            Path(name).name,
+            shape=(len(self), *spec.shape),
+            dtype=spec.dtype,
+            chunks=((CHUNK_IMAGES if big else rows), *spec.shape),
+            shards=(rows, *spec.shape) if big else None,
+            compressors=BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.shuffle),
+            fill_value=spec.fill,
+            dimension_names=("image", *spec.dims),
+            attributes=dict(spec.attrs or {}),
+        )
+        return array
+
+    def write_rows(self, name: str, start: int, values: np.ndarray) -> None:
+        """Write whole shards of ``name`` from row ``start``; ranges that cut a shard are refused."""
+        stop = start + len(values)
+        if start % self.shard_images or (stop % self.shard_images and stop != len(self)):
+            raise SurveyError(
+                f"rows {start}..{stop} of {name} cut a shard of {self.shard_images}: two writers could lose data"
+            )
+        self[name][start:stop] = values
+
+    def resize(self, images: int) -> None:
+        """Grow every per-image array to ``images`` rows (appending); rows are never dropped."""
+        if images < len(self):
+            raise SurveyError(f"the store has {len(self)} rows; it cannot shrink to {images}")
+        for array in _image_arrays(self.group):
+            array.resize((images, *array.shape[1:]))
+        self.group.attrs["images"] = images
+
+    # --- maps ---------------------------------------------------------------------------------
+
+    def save_som(self, name: str, weights: np.ndarray, attrs: Mapping[str, Any]) -> None:
+        """Store a map (N, C, D, D) float32 as soms/<name>, replacing one of the same name.
+
+        The map is written beside and renamed into place, so a kill leaves the old one or the new one.
+        """
+        final = self.path / "soms" / name
+        self.group.require_group("soms")
+        beside = final.with_name(f".{name}.partial")
+        remove_tree(beside)
+        group = zarr.create_group(beside)
+        array = group.create_array(
+            "weights",
+            shape=weights.shape,
+            dtype="float32",
+            chunks=(min(len(weights), CHUNK_IMAGES), *weights.shape[1:]),
+            dimension_names=("neuron", "channel", "neuron_y", "neuron_x"),
+        )
+        array[:] = weights
+        group.attrs.update({**attrs, "skysom_version": version("skysom")})
+        old = final.with_name(f".{name}.old")
+        remove_tree(old)
+        if final.exists():
+            final.rename(old)
+        beside.rename(final)
+        remove_tree(old)
+
+    def load_som(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
+        """Weights (N, C, D, D) float32 and attributes of soms/<name>."""
+        if f"soms/{name}" not in self.group:
+            raise SurveyError(f"{self.path} has no map {name!r}; it has {self.som_names()}")
+        group = self.group[f"soms/{name}"]
+        return np.asarray(group["weights"][:]), dict(group.attrs)  # type: ignore[index]
+
+    def som_names(self) -> list[str]:
+        return sorted(self.group["soms"].group_keys()) if "soms" in self.group else []  # type: ignore[union-attr]
+
+    def mapping_names(self) -> list[str]:
+        return sorted(self.group["mappings"].group_keys()) if "mappings" in self.group else []  # type: ignore[union-attr]
+
+    # --- rows ---------------------------------------------------------------------------------
+
+    def statuses(self, rows: slice = slice(None)) -> np.ndarray:
+        """Status names (n,) of the rows: the ingest cause where there is one, else the preprocessing cause."""
+        codes = np.asarray(self["status"][rows])
+        if "prepared_status" in self:
+            codes = np.where(codes == 0, np.asarray(self["prepared_status"][rows]), codes)
+        return np.asarray(STATUSES)[codes]
+
+
+def status_attrs() -> dict[str, Any]:
+    """CF-convention flag attributes for an array of status codes."""
+    return {"flag_values": list(range(len(STATUSES))), "flag_meanings": " ".join(STATUSES)}
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory tree if it is there."""
+    import shutil
+
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def _image_arrays(group: zarr.Group) -> Sequence[zarr.Array]:
+    found = []
+    for _, member in group.members(max_depth=None):
+        if isinstance(member, zarr.Array) and (member.metadata.dimension_names or ("",))[0] == "image":  # type: ignore[union-attr]
+            found.append(member)
+    return found
