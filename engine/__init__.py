@@ -6,6 +6,7 @@ from skysom.engine.lattice import Cartesian, Hexagonal
 from skysom.engine.neighbourhood import Neighbourhood
 from skysom.engine.search import Match, best_match
 from skysom.engine.som import Som
+from skysom.engine.update import TrainingResult, train_online
 
 __all__ = [
     "Cartesian",
@@ -15,5 +16,7 @@ __all__ = [
     "Match",
     "Neighbourhood",
     "Som",
+    "TrainingResult",
     "best_match",
+    "train_online",
 ]

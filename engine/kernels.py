@@ -83,6 +83,34 @@ def _add_partial_squares(v, inside, product, weight, norms, k):
 
 
 @njit(**_OPTIONS)
+def sample_each(images, index, low, right, weight, inside, complete, product, side, scalars, matrices, norms):
+    """`sample_block` with the spectra of every image apart: scalars (B, 4, C*O, k), matrices (B, C*O, 2, 2, k).
+
+    Orbits outermost, so that the rows being filled stay in the first cache.
+    """
+    channels, _, batch = images.shape
+    rotations, count, _ = index.shape
+    v = np.empty((8, batch), np.float32)
+    one, two = np.empty((4, 1, batch), np.float32), np.empty((1, 2, 2, batch), np.float32)
+    for c in range(channels):
+        image = images[c]
+        for o in range(count):
+            row = c * count + o
+            for k in range(rotations):
+                for g in range(8):
+                    _sample(image, index[k, o, g], low[k, o, g], right[k, o, g], side, v[g])
+                _butterfly(v, one, two, 0, 0)
+                for b in range(batch):
+                    for j in range(4):
+                        scalars[b, j, row, k] = one[j, 0, b]
+                        matrices[b, row, j // 2, j % 2, k] = two[0, j // 2, j % 2, b]
+                if o < complete:
+                    _add_squares(v, weight[o], norms[8, k])
+                else:
+                    _add_partial_squares(v, inside[o], product, weight[o], norms, k)
+
+
+@njit(**_OPTIONS)
 def minimum_block(scalars, matrices, norms, first, base_rotations, rotations, elements, best, best_t, best_product):
     """Fold the products of a block of rotations into the running minimum over transforms.
 

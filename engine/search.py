@@ -26,7 +26,7 @@ CANCELLATION = 0.05
 """d^2 below this share of |r|^2 + |w|^2 is computed again as a direct sum."""
 NEAR_TIE = 2e-6
 """Candidates within this share of |r|^2 + |w|^2 of the best are decided by direct sums."""
-PANEL_BYTES = 8 << 20
+PANEL_BYTES = 6 << 20
 """Size of the spectra of one block of rotations; about half a last-level cache."""
 
 
