@@ -31,6 +31,13 @@ def _symmetries(side: int) -> np.ndarray:
     return np.stack([*turns, *(turn[::-1] for turn in turns)]).reshape(8, -1)
 
 
+@lru_cache(maxsize=4)
+def region_sources(geometry: Geometry) -> np.ndarray:
+    """(8, P) int32: pixel of the base rotation that element h = 4 f + q brings to each pixel of the region."""
+    places = _symmetries(geometry.neuron_side)[:, geometry.region_mask.reshape(-1)]
+    return np.ascontiguousarray(places.astype(np.int32))
+
+
 def _product_table() -> np.ndarray:
     """(8, 8) int: element g h, h acting first."""
     places = _symmetries(3)
@@ -51,7 +58,9 @@ _ONE_D = np.array([[(1, (-1) ** q, (-1) ** f, (-1) ** (f + q)) for q in range(4)
 CHARACTERS = _ONE_D.reshape(8, 4).T.astype(np.float64)
 """(4, 8) the four one-dimensional representations."""
 _TURNS = np.stack([np.stack([_C, -_S], -1), np.stack([_S, _C], -1)], 1)
-MATRICES = np.concatenate([_TURNS, np.stack([np.stack([_C, -_S], -1), np.stack([-_S, -_C], -1)], 1)]).astype(float)
+MATRICES = np.concatenate([_TURNS, np.stack([np.stack([_C, -_S], -1), np.stack([-_S, -_C], -1)], 1)]).astype(
+    float
+)
 """(8, 2, 2) the two-dimensional representation."""
 
 
@@ -128,7 +137,9 @@ def neuron_spectra(weights: Array, table: Orbits, *, xp: Any = np) -> Spectra:
     return Spectra(xp.permute_dims(scalars, (2, 0, 1)), matrices)
 
 
-def image_spectra(images: Array, table: Orbits, first: int, stop: int, *, xp: Any = np) -> tuple[Spectra, Array]:
+def image_spectra(
+    images: Array, table: Orbits, first: int, stop: int, *, xp: Any = np
+) -> tuple[Spectra, Array]:
     """Spectra of base rotations ``first``..``stop`` of ``images`` (B, C, H, W), and their norms.
 
     Returns the spectra with columns (k, image) and |r|^2 over the region, (8, stop - first, B) float64,

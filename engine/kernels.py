@@ -12,7 +12,9 @@ _OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model
 
 
 @njit(**_OPTIONS)
-def sample_block(images, index, low, right, weight, inside, complete, product, side, scalars, matrices, norms):
+def sample_block(
+    images, index, low, right, weight, inside, complete, product, side, scalars, matrices, norms
+):
     """Sample, transform and square base rotations of a block of images.
 
     images (C, H*W, B); index, low, right (k, O, 8); fills scalars (4, C*O, k*B) and matrices
@@ -111,7 +113,9 @@ def sample_each(images, index, low, right, weight, inside, complete, product, si
 
 
 @njit(**_OPTIONS)
-def minimum_block(scalars, matrices, norms, first, base_rotations, rotations, elements, best, best_t, best_product):
+def minimum_block(
+    scalars, matrices, norms, first, base_rotations, rotations, elements, best, best_t, best_product
+):
     """Fold the products of a block of rotations into the running minimum over transforms.
 
     scalars (4, N, k*B), matrices (N, 2, 2, k*B) are parts of -2 <r, w>; norms (8, k, B) float32 are
@@ -196,14 +200,13 @@ def _place(element, y, x, side):
     return y * side + x
 
 
-@njit(**_OPTIONS)
-def direct_distance(frame, neuron, element, rows, columns, side):
-    """Direct sum of squares, float64, between symmetry ``element`` of ``frame`` and ``neuron``, (C, D*D)."""
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+def direct_distance(frame, sources, neuron, places):
+    """Direct sum of squares, float64, of ``frame`` at ``sources`` minus ``neuron`` at ``places``, (C, D*D) each."""
     total = 0.0
     for c in range(frame.shape[0]):
-        for p in range(rows.size):
-            y, x = rows[p], columns[p]
-            difference = np.float64(frame[c, _place(element, y, x, side)]) - np.float64(neuron[c, y * side + x])
+        for p in range(places.size):
+            difference = np.float64(frame[c, sources[p]]) - np.float64(neuron[c, places[p]])
             total += difference * difference
     return total
 

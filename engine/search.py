@@ -24,6 +24,8 @@ BLOCK_IMAGES = 32
 """Images searched together. The shape of a matrix product decides its rounding, so it is fixed."""
 CANCELLATION = 0.05
 """d^2 below this share of |r|^2 + |w|^2 is computed again as a direct sum."""
+NEAR_PERFECT = 4e-3
+"""d^2 below this share is computed for every transform: rounding of the products could pick the wrong one."""
 NEAR_TIE = 2e-6
 """Candidates within this share of |r|^2 + |w|^2 of the best are decided by direct sums."""
 PANEL_BYTES = 6 << 20
@@ -124,7 +126,10 @@ class Search:
 
     def __call__(self, images: Array) -> Match:
         xp, count = self.xp, images.shape[0]
-        images = xp.astype(images, xp.float32)
+        check_block(images, self.weights, self.geometry)
+        if count > BLOCK_IMAGES:
+            raise ShapeError(f"a block holds {count} images; search at most {BLOCK_IMAGES} at a time")
+        images, finite = _finite(xp.astype(images, xp.float32), xp=xp)
         if count < BLOCK_IMAGES:
             padding = xp.zeros((BLOCK_IMAGES - count, *images.shape[1:]), dtype=xp.float32)
             images = xp.concat([images, padding])
@@ -133,26 +138,59 @@ class Search:
         scale = norms + self.norms[None, :]
         squared = scale + xp.astype(product, xp.float64)
         squared, transform = _decide(self, np.array(images), squared, transform, scale, count)
-        return _as_match(squared[:count], transform[:count], xp=xp)
+        return _as_match(squared[:count], transform[:count], finite, xp=xp)
 
 
-def _decide(search: Search, images: Array, squared: Array, transform: Array, scale: Array, count: int) -> tuple:
+def check_block(images: Array, weights: Array, geometry: Geometry) -> None:
+    """ShapeError unless images (B, C, H, H) and weights (N, C, D, D) are those of ``geometry``.
+
+    The compiled kernels index without bounds checks.
+    """
+    channels, side, frame = weights.shape[1], geometry.image_side, geometry.neuron_side
+    if tuple(images.shape[1:]) != (channels, side, side) or tuple(weights.shape[2:]) != (frame, frame):
+        raise ShapeError(
+            f"images have shape {tuple(images.shape)} and weights {tuple(weights.shape)}; the search is for "
+            f"images (B, {channels}, {side}, {side}) and weights (N, {channels}, {frame}, {frame})"
+        )
+
+
+def _finite(images: Array, *, xp: Any) -> tuple[Array, Array]:
+    """Images (B, C, H, H) with those that hold NaN or infinities set to zero, and which are finite (B,)."""
+    finite = xp.all(xp.isfinite(images), axis=(1, 2, 3))
+    return xp.where(finite[:, None, None, None], images, xp.zeros_like(images)), finite
+
+
+def _decide(
+    search: Search, images: Array, squared: Array, transform: Array, scale: Array, count: int
+) -> tuple:
     """Replace cancelled distances, and those that compete for the BMU, by direct sums of squares."""
     values, scales = np.array(squared), np.array(scale)
     best = np.min(values, axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        direct = (values < CANCELLATION * scales) | (values <= best + NEAR_TIE * scales)
-    direct[count:] = False
+    perfect = values < NEAR_PERFECT * scales
+    direct = ~perfect & ((values < CANCELLATION * scales) | (values <= best + NEAR_TIE * scales))
+    direct[count:] = perfect[count:] = False
+    chosen, weights = np.array(transform), np.asarray(search.weights)
     rows, neurons = np.nonzero(direct)
-    chosen = np.array(transform)
     values[rows, neurons] = direct_distances(
-        images, np.array(search.weights), search.geometry, rows, neurons, chosen[rows, neurons]
+        images, weights, search.geometry, rows, neurons, chosen[rows, neurons]
     )
+    every = np.arange(search.geometry.transforms)
+    for row, neuron in np.argwhere(perfect):
+        sums = direct_distances(
+            images, weights, search.geometry, np.full_like(every, row), np.full_like(every, neuron), every
+        )
+        chosen[row, neuron] = sums.argmin()
+        values[row, neuron] = sums.min()
     return values, chosen
 
 
 def direct_distances(
-    images: np.ndarray, weights: np.ndarray, geometry: Geometry, rows: np.ndarray, neurons: np.ndarray, t: np.ndarray
+    images: np.ndarray,
+    weights: np.ndarray,
+    geometry: Geometry,
+    rows: np.ndarray,
+    neurons: np.ndarray,
+    t: np.ndarray,
 ) -> np.ndarray:
     """Squared distances (n,) float64 of the triples (image row, neuron, transform) by direct sums."""
     from skysom.engine import kernels
@@ -160,7 +198,7 @@ def direct_distances(
     side, channels = geometry.neuron_side, images.shape[1]
     flat_images = images.reshape(len(images), channels, -1)
     flat_weights = weights.reshape(len(weights), channels, -1)
-    place_rows, place_columns = np.nonzero(geometry.region_mask)
+    sources = dihedral.region_sources(geometry)
     out = np.empty(len(rows))
     frame = np.empty((channels, side * side), np.float32)
     k, element = base_and_element(t, geometry)
@@ -170,9 +208,7 @@ def direct_distances(
             previous = (rows[i], k[i])
             taps = frame_taps(geometry, int(k[i]))
             kernels.rotate_frame(flat_images[rows[i]], *taps, geometry.image_side, frame)
-        out[i] = kernels.direct_distance(
-            frame, flat_weights[neurons[i]], element[i], place_rows, place_columns, side
-        )
+        out[i] = kernels.direct_distance(frame, sources[element[i]], flat_weights[neurons[i]], sources[0])
     return out
 
 
@@ -196,7 +232,9 @@ def rotation_blocks(geometry: Geometry, batch: int, rows: int) -> Iterator[tuple
         yield first, min(first + step, geometry.base_rotations)
 
 
-def sample(images: np.ndarray, table: dihedral.Orbits, first: int, stop: int) -> tuple[dihedral.Spectra, np.ndarray]:
+def sample(
+    images: np.ndarray, table: dihedral.Orbits, first: int, stop: int
+) -> tuple[dihedral.Spectra, np.ndarray]:
     """`dihedral.image_spectra` by the compiled kernel; ``images`` (C, H*W, B), image innermost."""
     from skysom.engine import kernels
 
@@ -252,7 +290,9 @@ def _portable_minimum(images: Array, search: Search) -> tuple[Array, Array, Arra
                 best = (d, product, t, norm)
                 continue
             better = (d < best[0]) | ((d == best[0]) & (t < best[2]))
-            best = tuple(xp.where(better, new, old) for new, old in zip((d, product, t, norm), best, strict=True))
+            best = tuple(
+                xp.where(better, new, old) for new, old in zip((d, product, t, norm), best, strict=True)
+            )
     assert best is not None and best[0].shape[0] == batch
     return best[1], best[2], best[3]
 
@@ -260,19 +300,23 @@ def _portable_minimum(images: Array, search: Search) -> tuple[Array, Array, Arra
 def _reference(images: Array, som: Som, geometry: Geometry, *, xp: Any) -> Match:
     if images.shape[0] == 0:
         return _empty(som, xp=xp)
+    images, finite = _finite(xp.astype(images, xp.float32), xp=xp)
     squared, chosen = [], []
     for i in range(images.shape[0]):
         all_of_them = transforms.squared_distances(images[i, ...], som.weights, geometry, xp=xp)
         squared.append(xp.min(all_of_them, axis=1))
         chosen.append(xp.argmin(all_of_them, axis=1))
-    return _as_match(xp.stack(squared), xp.stack(chosen), xp=xp)
+    return _as_match(xp.stack(squared), xp.stack(chosen), finite, xp=xp)
 
 
-def _as_match(squared: Array, transform: Array, *, xp: Any) -> Match:
+def _as_match(squared: Array, transform: Array, finite: Array, *, xp: Any) -> Match:
+    """Match from squared distances (B, N) float64 and transforms (B, N); rows not ``finite`` (B,) are NaN."""
     distance = xp.astype(xp.sqrt(xp.asarray(squared)), xp.float32)
+    distance = xp.where(finite[:, None], distance, xp.full_like(distance, xp.nan))
+    transform = xp.where(finite[:, None], xp.asarray(transform), xp.zeros(distance.shape, dtype=xp.int64))
     bmu = xp.argmin(distance, axis=1)
     bmu_distance = xp.min(distance, axis=1)
-    return Match(distance, xp.asarray(transform), bmu, bmu_distance)
+    return Match(distance, transform, bmu, bmu_distance)
 
 
 def _empty(som: Som, *, xp: Any) -> Match:

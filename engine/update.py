@@ -139,7 +139,9 @@ class OnlineTrainer:
         from skysom.engine import kernels
 
         for n in neurons:
-            kernels.neuron_spectrum(self.flat[n], self.table.pixels, self.scale, self.scalars, self.matrices, n)
+            kernels.neuron_spectrum(
+                self.flat[n], self.table.pixels, self.scale, self.scalars, self.matrices, n
+            )
         region = self.flat[neurons][:, :, self.inside].astype(np.float64)
         self.norms[neurons] = np.einsum("ncp,ncp->n", region, region)
 
@@ -169,7 +171,9 @@ class OnlineTrainer:
         )  # fmt: skip
         return scalars, matrices, norms[:8] + norms[8]
 
-    def _values(self, scalars: np.ndarray, matrices: np.ndarray, norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _values(
+        self, scalars: np.ndarray, matrices: np.ndarray, norms: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """d^2 (N, T) float64 of one image, and |r|^2 + |w|^2 of the same shape."""
         from skysom.engine import kernels
 

@@ -1,0 +1,276 @@
+"""Ingest: from a catalogue and images to a survey store with one cut-out a row."""
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skysom.cluster.ledger import Shard
+from skysom.cluster.shards import Runtime
+from skysom.jobs import cutouts
+from skysom.jobs.config import Config, flatten
+from skysom.jobs.cutouts import CutoutReader, Part
+from skysom.jobs.errors import ConfigError
+from skysom.jobs.output import Output, hash_of, stage_values
+from skysom.jobs.passes import staged_pass
+from skysom.storage import catalogue as tables
+from skysom.storage.status import CODES
+from skysom.storage.survey import ArraySpec, Survey, remove_tree, status_attrs
+
+
+@dataclass(frozen=True)
+class IngestWorker:
+    """Reads the cut-outs of a shard and writes them with their status."""
+
+    reader: CutoutReader
+    keep: str
+
+    @cached_property
+    def survey(self) -> Survey:
+        return Survey(self.reader.survey, "r+")
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        images, codes, coverage = self.reader.read(*shard)
+        if self.keep != "none":
+            self.survey.write_rows("images", shard[0], images.astype(self.keep))
+        self.survey.write_rows("coverage", shard[0], coverage)
+        self.survey.write_rows("status", shard[0], codes)
+        return {"status": cutouts.status_counts(codes)}
+
+
+def ingest(config: Config, output: Output, runtime: Runtime, *, append: bool = False) -> None:
+    """Make (or with ``append`` grow) the survey store, then read every missing shard.
+
+    Raises ConfigError, CatalogueError or ImageInputError before anything is written where the input as
+    a whole cannot be used; one bad image or row becomes its status.
+    """
+    cutouts.check_images(config)
+    if not config.catalogue:
+        raise ConfigError("no catalogue: give --catalogue FILE (CSV, FITS table, VOTable or Parquet)")
+    config = config.model_copy(
+        update={"images": tuple(absolute(p) for p in config.images), "catalogue": absolute(config.catalogue)}
+    )
+    digest = file_sha256(Path(config.catalogue))
+    if append and output.survey.exists():
+        _append(config, output, digest)
+    else:
+        values = {**stage_values(config, "ingest"), "catalogue_sha256": digest}
+        first = "ingest" not in output.recorded()
+        output.claim("ingest", values)
+        if not output.survey.exists():
+            try:
+                _create(config, output, digest)
+            except BaseException:
+                if first:  # nothing was made: a corrected command must not be refused
+                    output.forget("ingest")
+                raise
+    _check_catalogue_is_whole(output)
+    reader = cutouts.open_reader(output.survey, output.catalogue)
+    worker = IngestWorker(reader, config.ingest.store)
+    with staged_pass(output, "ingest", runtime) as run:
+        run(Survey(output.survey).shards(), worker, ingest_hash(output))
+    update_catalogue(
+        output, {"status": Survey(output.survey).statuses(), "coverage": _rows(output, "coverage")}
+    )
+
+
+def ingest_hash(output: Output) -> str:
+    """Hash of the settings of ingest; parts that were appended share it."""
+    recorded = output.recorded()["ingest"]
+    return hash_of({key: value for key, value in recorded.items() if key.startswith("ingest.")})
+
+
+def absolute(path: str) -> str:
+    """The path or glob from the root of the file system."""
+    return str(Path(path).expanduser().absolute())
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's content; ConfigError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"cannot read --catalogue {path}: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A catalogue read: its table, ids, positions, file names (or None) and statuses known beforehand."""
+
+    table: Any
+    ids: np.ndarray
+    id_column: str
+    ra: np.ndarray
+    dec: np.ndarray
+    names: Any
+    status: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def _read_rows(config: Config) -> _Rows:
+    settings = config.ingest
+    table = tables.read_catalogue(Path(config.catalogue))
+    ids, id_column = tables.source_ids(table, settings.id_column)
+    names = tables.file_names(table, settings.filename_column)
+    has_positions = settings.ra_column in table.columns and settings.dec_column in table.columns
+    if names is None and not has_positions:
+        raise ConfigError(
+            f"{config.catalogue} has neither a column {settings.filename_column!r} with file names nor "
+            f"{settings.ra_column!r} and {settings.dec_column!r} with positions; name them with "
+            "--set ingest.filename_column=..., ingest.ra_column=..., ingest.dec_column=..."
+        )
+    ra = dec = np.full(len(table), np.nan)
+    if has_positions:
+        ra, dec = tables.coordinates(table, settings.ra_column, settings.dec_column)
+    status = np.full(len(table), "ok", dtype=object)
+    if names is None:
+        status[~(np.isfinite(ra) & np.isfinite(dec))] = "bad_position"
+    else:
+        status[[name is None or name == "" for name in names]] = "no_file_name"
+    status[tables.duplicate_rows(ids)] = "duplicate_id"
+    return _Rows(table, ids, id_column, ra, dec, names, status)
+
+
+def _create(config: Config, output: Output, digest: str) -> None:
+    rows = _read_rows(config)
+    part = Part(0, len(rows), config.images, rows.names is not None, digest)
+    resample = config.ingest.pixel_scale_arcsec
+    if rows.names is not None:
+        side, scale = cutouts.probe_files(config, rows.names)
+    else:
+        side, scale, resample = cutouts.probe_tiles(config, cutouts.index_tiles(config.images))
+    channels = list(config.ingest.channels) or [f"channel{i}" for i in range(len(config.images))]
+    if len(channels) != len(config.images):
+        raise ConfigError(
+            f"ingest.channels names {len(channels)} channels, there are {len(config.images)} --images"
+        )
+    beside = output.survey.with_name("survey.zarr.partial")
+    remove_tree(beside)
+    survey = Survey.create(
+        beside,
+        images=len(rows),
+        shard_images=config.ingest.shard_images,
+        attrs={
+            "channels": channels,
+            "image_unit": config.ingest.image_unit,
+            "image_side": side,
+            "pixel_scale_arcsec": scale,
+            "resample_arcsec": resample,
+            "filename_column": config.ingest.filename_column,
+            "redshift_column": config.ingest.redshift_column,
+            "id_column": rows.id_column,
+            "parts": [asdict(part)],
+        },
+    )
+    if config.ingest.store != "none":
+        unit = {"units": config.ingest.image_unit, "long_name": "cut-out as ingested"}
+        spec = ArraySpec(
+            config.ingest.store, ("channel", "y", "x"), (len(channels), side, side), np.nan, unit
+        )
+        survey.add_image_array("images", spec)
+    for name, spec in _COLUMNS.items():
+        survey.add_image_array(name, spec)
+    _write_positions(survey, 0, rows)
+    _write_catalogue(output, _result_columns(rows), config.ingest.shard_images)
+    beside.rename(output.survey)
+
+
+_COLUMNS = {
+    "source_id": ArraySpec("str", fill=""),
+    "ra_deg": ArraySpec(
+        "float64", fill=np.nan, attrs={"units": "degree", "long_name": "right ascension (ICRS)"}
+    ),
+    "dec_deg": ArraySpec(
+        "float64", fill=np.nan, attrs={"units": "degree", "long_name": "declination (ICRS)"}
+    ),
+    "status": ArraySpec("uint8", fill=CODES["ok"], attrs=status_attrs()),
+    "coverage": ArraySpec("float32", attrs={"units": "1", "long_name": "share of pixels with data"}),
+}
+
+
+def _append(config: Config, output: Output, digest: str) -> None:
+    """Add the rows of another catalogue; the same catalogue again only continues what was begun."""
+    old = {k: v for k, v in output.recorded()["ingest"].items() if k.startswith("ingest.")}
+    new = {f"ingest.{k}": v for k, v in flatten(stage_values(config, "ingest")["ingest"]).items()}
+    if old != new:
+        different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        raise ConfigError(
+            f"--append needs the settings the survey was made with; different: {', '.join(different)}"
+        )
+    survey = Survey(output.survey, "r+")
+    parts = [Part.from_dict(values) for values in survey.attrs["parts"]]
+    if len(config.images) != len(parts[0].images):
+        raise ConfigError(
+            f"the survey has {len(parts[0].images)} channels, --images names {len(config.images)}"
+        )
+    rows = _read_rows(config)
+    if digest not in [part.catalogue_sha256 for part in parts]:
+        start = len(survey)
+        parts.append(Part(start, start + len(rows), config.images, rows.names is not None, digest))
+        survey.resize(start + len(rows))
+        survey.group.attrs["parts"] = [asdict(part) for part in parts]
+    part = next(part for part in parts if part.catalogue_sha256 == digest)
+    present = _catalogue_rows(output)
+    if present == part.start:
+        earlier = set(np.asarray(survey["source_id"][: part.start]).tolist())
+        again = np.array([source in earlier for source in rows.ids])
+        rows = replace(rows, status=np.where(again, "duplicate_id", rows.status))
+        _write_positions(survey, part.start, rows)
+        import pandas as pd
+
+        before = pd.read_parquet(output.catalogue)
+        added = _result_columns(rows)
+        kept = [name for name in added.columns if name in before.columns]
+        _write_catalogue(output, pd.concat([before, added[kept]], ignore_index=True), survey.shard_images)
+
+
+def _write_positions(survey: Survey, start: int, rows: _Rows) -> None:
+    stop = start + len(rows)
+    survey["source_id"][start:stop] = np.array([str(value) for value in rows.ids], dtype=object)
+    survey["ra_deg"][start:stop] = rows.ra
+    survey["dec_deg"][start:stop] = rows.dec
+
+
+def _result_columns(rows: _Rows) -> Any:
+    columns: dict[str, Any] = {} if rows.id_column == "source_id" else {"source_id": rows.ids}
+    columns |= {"status": rows.status, "coverage": np.zeros(len(rows), np.float32)}
+    return tables.add_columns(rows.table, columns)[0]
+
+
+def update_catalogue(output: Output, columns: dict[str, Any]) -> None:
+    """Replace or add result columns of catalogue.parquet, atomically."""
+    import pandas as pd
+
+    table = pd.read_parquet(output.catalogue)
+    for name, values in columns.items():
+        table[name] = values
+    _write_catalogue(output, table, Survey(output.survey).shard_images)
+
+
+def _write_catalogue(output: Output, table: Any, row_group_rows: int) -> None:
+    tables.write_catalogue(table, output.catalogue, row_group_rows)
+
+
+def _catalogue_rows(output: Output) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(output.catalogue).num_rows)
+
+
+def _check_catalogue_is_whole(output: Output) -> None:
+    rows, images = _catalogue_rows(output), len(Survey(output.survey))
+    if rows != images:
+        raise ConfigError(
+            f"the catalogue has {rows} rows, the store {images}: an append was interrupted; "
+            "run the same `skysom ingest --append` again"
+        )
+
+
+def _rows(output: Output, name: str) -> np.ndarray:
+    return np.asarray(Survey(output.survey)[name][:])

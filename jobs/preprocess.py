@@ -1,0 +1,211 @@
+"""Preprocess: from cut-outs to what the map sees, by the chain of steps of the configuration."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skysom.cluster.ledger import Shard
+from skysom.cluster.shards import Runtime
+from skysom.engine.preprocess import output_side, preprocess
+from skysom.jobs import cutouts
+from skysom.jobs.config import Config
+from skysom.jobs.cutouts import CutoutReader
+from skysom.jobs.errors import ConfigError
+from skysom.jobs.ingest import update_catalogue
+from skysom.jobs.output import Output, hash_of, stage_values
+from skysom.jobs.passes import staged_pass
+from skysom.storage.status import CODES
+from skysom.storage.survey import CHUNK_IMAGES, ArraySpec, Survey, status_attrs
+
+Chain = tuple[tuple[str, dict[str, Any]], ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What preprocessing makes of some rows.
+
+    images (n, C, side, side) float32, zero where failed; codes (n,) uint8 status of preprocessing;
+    sums (n, C) float32 of each channel.
+    """
+
+    images: np.ndarray
+    codes: np.ndarray
+    sums: np.ndarray
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Cut-outs of rows, from the store (or cut on the fly where ``reader`` is given), preprocessed."""
+
+    survey: Path
+    chain: Chain
+    reader: CutoutReader | None
+
+    @cached_property
+    def _store(self) -> Survey:
+        return Survey(self.survey)
+
+    def __call__(self, start: int, stop: int) -> Prepared:
+        parts = [
+            self._chunk(first, min(first + CHUNK_IMAGES, stop)) for first in range(start, stop, CHUNK_IMAGES)
+        ]
+        return Prepared(
+            *(np.concatenate([getattr(p, name) for p in parts]) for name in ("images", "codes", "sums"))
+        )
+
+    def _chunk(self, start: int, stop: int) -> Prepared:
+        codes = np.asarray(self._store["status"][start:stop])
+        if self.reader is None:
+            raw = np.asarray(self._store["images"][start:stop], np.float32)
+        else:
+            raw, codes, _ = self.reader.read(start, stop)
+        attrs = self._store.attrs
+        redshift = np.asarray(self._store["redshift"][start:stop]) if "redshift" in self._store else None
+        scale = attrs["pixel_scale_arcsec"]
+        batch = preprocess(raw, list(self.chain), redshift=redshift, pixel_scale_arcsec=scale)
+        found = np.array([CODES[str(name)] for name in batch.status], np.uint8)
+        found[codes != 0] = 0  # the cause found at ingest stands
+        images = np.where((codes == 0)[:, None, None, None], batch.images, np.float32(0))
+        return Prepared(images, found, images.sum(axis=(2, 3), dtype=np.float64).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class PreprocessWorker:
+    """Preprocesses a shard and writes it with its status."""
+
+    preparer: Preparer
+    keep: str
+
+    @cached_property
+    def survey(self) -> Survey:
+        return Survey(self.preparer.survey, "r+")
+
+    def __call__(self, shard: Shard) -> dict[str, Any]:
+        start, stop = shard
+        prepared = self.preparer(start, stop)
+        if self.keep != "none":
+            self.survey.write_rows("prepared", start, prepared.images.astype(self.keep))
+        self.survey.write_rows("channel_sum", start, prepared.sums)
+        self.survey.write_rows("prepared_status", start, prepared.codes)
+        codes = np.asarray(self.survey["status"][start:stop])
+        codes = np.where(codes == 0, prepared.codes, codes)
+        self.survey.write_rows("ok", start, codes == 0)
+        return {"status": cutouts.status_counts(codes)}
+
+
+def preprocess_survey(config: Config, output: Output, runtime: Runtime) -> None:
+    """Run the chain over every missing shard and set the channel weights."""
+    output.need("ingest", "skysom ingest")
+    survey = Survey(output.survey, "r+")
+    chain = tuple(config.preprocess.chain())
+    store = output.recorded()["ingest"]["ingest.store"]
+    side = output_side(list(chain), survey.attrs["image_side"])
+    weights = config.preprocess.channel_weights
+    if isinstance(weights, tuple) and len(weights) != len(survey.attrs["channels"]):
+        raise ConfigError(
+            f"preprocess.channel_weights has {len(weights)} numbers, the survey {len(survey.attrs['channels'])} channels"
+        )
+    values = stage_values(config, "preprocess")
+    digest = output.claim("preprocess", values)
+    channels = len(survey.attrs["channels"])
+    if store != "none":
+        spec = ArraySpec(
+            store, ("channel", "y", "x"), (channels, side, side), 0, {"long_name": "cut-out for the map"}
+        )
+        survey.add_image_array("prepared", spec)
+    survey.add_image_array("channel_sum", ArraySpec("float32", ("channel",), (channels,)))
+    survey.add_image_array("prepared_status", ArraySpec("uint8", attrs=status_attrs()))
+    survey.add_image_array("ok", ArraySpec("bool", attrs={"long_name": "usable image"}))
+    _add_redshifts(output, survey)
+    survey.group.attrs["prepared_side"] = side
+    survey.group.attrs["chain"] = [[name, parameters] for name, parameters in chain]
+    reader = cutouts.open_reader(output.survey, output.catalogue) if store == "none" else None
+    worker = PreprocessWorker(Preparer(output.survey, chain, reader), store)
+    with staged_pass(output, "preprocess", runtime) as run:
+        run(survey.shards(), worker, hash_of([digest, output.need("ingest", "skysom ingest")]))
+    if "channel_weights" not in survey.attrs:
+        # Set once: rows appended later must not change what earlier ones were matched with.
+        survey.group.attrs["channel_weights"] = _channel_weights(survey, weights)
+    update_catalogue(output, {"status": survey.statuses()})
+
+
+def _channel_weights(survey: Survey, wanted: Any) -> list[float]:
+    channels = len(survey.attrs["channels"])
+    if wanted == "none":
+        return [1.0] * channels
+    if wanted != "median_sum":
+        return [float(weight) for weight in wanted]
+    from skysom.engine.preprocess import balanced_weights
+
+    sums = np.asarray(survey["channel_sum"][:])[np.asarray(survey["ok"][:])]
+    if not len(sums):
+        return [1.0] * channels
+    return [float(weight) for weight in balanced_weights(sums)]
+
+
+def _add_redshifts(output: Output, survey: Survey) -> None:
+    column = survey.attrs["redshift_column"]
+    if column is None:
+        return
+    import pandas as pd
+
+    from skysom.storage.catalogue import read_catalogue
+
+    table = read_catalogue(output.catalogue)
+    if column not in table.columns:
+        raise ConfigError(
+            f"ingest.redshift_column {column!r} is not in the catalogue; it has {list(table.columns)}"
+        )
+    spec = ArraySpec("float64", fill=np.nan, attrs={"long_name": "redshift"})
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    survey.add_image_array("redshift", spec)[:] = values
+
+
+@dataclass(frozen=True)
+class PreparedReader:
+    """Images as the map sees them, channel weights applied; picklable."""
+
+    survey: Path
+    preparer: Preparer | None
+    weights: tuple[float, ...]
+
+    @cached_property
+    def _store(self) -> Survey:
+        return Survey(self.survey)
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images (n, C, side, side) float32 of rows [start, stop) and whether each is usable, (n,) bool."""
+        ok = np.asarray(self._store["ok"][start:stop])
+        if self.preparer is None:
+            images = np.asarray(self._store["prepared"][start:stop], np.float32)
+        else:
+            images = self.preparer(start, stop).images
+        return images * np.asarray(self.weights, np.float32)[:, None, None], ok
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """Images of any rows (n,), in that order; chunks are read once each."""
+        rows = np.asarray(rows, np.int64)
+        side = self._store.attrs["prepared_side"]
+        out = np.empty((len(rows), len(self.weights), side, side), np.float32)
+        for chunk in np.unique(rows // CHUNK_IMAGES):
+            first = int(chunk) * CHUNK_IMAGES
+            images, _ = self.read(first, min(first + CHUNK_IMAGES, len(self._store)))
+            here = np.flatnonzero(rows // CHUNK_IMAGES == chunk)
+            out[here] = images[rows[here] - first]
+        return out
+
+
+def open_prepared(output: Output) -> PreparedReader:
+    """Reader of the preprocessed images of an output; MissingStageError where there are none."""
+    output.need("preprocess", "skysom run")
+    attrs = Survey(output.survey).attrs
+    if "channel_weights" not in attrs:
+        output.need("preprocess (unfinished)", "skysom run")
+    preparer = None
+    if output.recorded()["ingest"]["ingest.store"] == "none":
+        chain = tuple((name, parameters) for name, parameters in attrs["chain"])
+        preparer = Preparer(output.survey, chain, cutouts.open_reader(output.survey, output.catalogue))
+    return PreparedReader(output.survey, preparer, tuple(attrs["channel_weights"]))
