@@ -99,8 +99,9 @@ class RayExecutor:
         while running:
             ready, _ = ray.wait(list(running), num_returns=1, timeout=self.deadline_s)
             if not ready:
+                busy = sorted(shard for _, shard, _ in running.values())
                 raise PassError(
-                    f"no shard finished in {self.deadline_s:.0f} s (running: {sorted(r[1] for r in running.values())}); "
+                    f"no shard finished in {self.deadline_s:.0f} s (running: {busy}); "
                     "look at the workers' memory and disk, then run the same command again to resume"
                 )
             worker, shard, attempt = running.pop(ready[0])

@@ -116,6 +116,8 @@ class Search:
     """
 
     def __init__(self, weights: Array, geometry: Geometry, *, xp: Any = np) -> None:
+        side = geometry.image_side
+        check_shapes((0, weights.shape[1], side, side), weights.shape, geometry)
         self.xp, self.geometry = xp, geometry
         self.table = dihedral.orbits(geometry)
         self.weights = xp.astype(weights, xp.float32)
@@ -126,7 +128,7 @@ class Search:
 
     def __call__(self, images: Array) -> Match:
         xp, count = self.xp, images.shape[0]
-        check_block(images, self.weights, self.geometry)
+        check_shapes(images.shape, self.weights.shape, self.geometry)
         if count > BLOCK_IMAGES:
             raise ShapeError(f"a block holds {count} images; search at most {BLOCK_IMAGES} at a time")
         images, finite = _finite(xp.astype(images, xp.float32), xp=xp)
@@ -141,15 +143,15 @@ class Search:
         return _as_match(squared[:count], transform[:count], finite, xp=xp)
 
 
-def check_block(images: Array, weights: Array, geometry: Geometry) -> None:
-    """ShapeError unless images (B, C, H, H) and weights (N, C, D, D) are those of ``geometry``.
+def check_shapes(images: tuple, weights: tuple, geometry: Geometry) -> None:
+    """ShapeError unless shapes (B, C, H, H) and (N, C, D, D) are those of ``geometry``.
 
     The compiled kernels index without bounds checks.
     """
-    channels, side, frame = weights.shape[1], geometry.image_side, geometry.neuron_side
-    if tuple(images.shape[1:]) != (channels, side, side) or tuple(weights.shape[2:]) != (frame, frame):
+    channels, side, frame = weights[1], geometry.image_side, geometry.neuron_side
+    if tuple(images[1:]) != (channels, side, side) or tuple(weights[2:]) != (frame, frame):
         raise ShapeError(
-            f"images have shape {tuple(images.shape)} and weights {tuple(weights.shape)}; the search is for "
+            f"images have shape {tuple(images)} and weights {tuple(weights)}; this search needs "
             f"images (B, {channels}, {side}, {side}) and weights (N, {channels}, {frame}, {frame})"
         )
 
@@ -274,7 +276,6 @@ def _compiled_minimum(images: np.ndarray, search: Search) -> tuple[np.ndarray, n
 
 
 def _portable_minimum(images: Array, search: Search) -> tuple[Array, Array, Array]:
-    """`_compiled_minimum` in plain array operations, for any namespace."""
     xp, geometry, table = search.xp, search.geometry, search.table
     batch = images.shape[0]
     best = None
@@ -293,7 +294,7 @@ def _portable_minimum(images: Array, search: Search) -> tuple[Array, Array, Arra
             best = tuple(
                 xp.where(better, new, old) for new, old in zip((d, product, t, norm), best, strict=True)
             )
-    assert best is not None and best[0].shape[0] == batch
+    assert best is not None
     return best[1], best[2], best[3]
 
 

@@ -49,9 +49,13 @@ def transform_stack(image: Array, geometry: Geometry, *, xp: Any = np) -> Array:
 
 def squared_distances(image: Array, weights: Array, geometry: Geometry, *, xp: Any = np) -> Array:
     """Squared distances of all transforms of ``image`` (C, H, W) to ``weights`` (N, C, D, D): (N, T) float64."""
-    mask = xp.asarray(geometry.region_mask)
-    stack = xp.astype(transform_stack(image, geometry, xp=xp)[..., mask], xp.float64)
-    neurons = xp.astype(weights[..., mask], xp.float64)
+    region = xp.asarray(np.flatnonzero(geometry.region_mask))
+
+    def inside(frames: Array) -> Array:
+        flat = xp.reshape(frames, (*frames.shape[:2], -1))
+        return xp.astype(xp.take(flat, region, axis=2), xp.float64)
+
+    stack, neurons = inside(transform_stack(image, geometry, xp=xp)), inside(weights)
     rows = [xp.sum((stack - neurons[n, ...]) ** 2, axis=(1, 2)) for n in range(weights.shape[0])]
     return xp.stack(rows)
 

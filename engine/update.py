@@ -22,6 +22,7 @@ from skysom.engine.search import (
     Method,
     as_batch,
     base_and_element,
+    check_shapes,
     direct_distances,
     frame_taps,
     geometry_of,
@@ -111,6 +112,7 @@ class OnlineTrainer:
 
     def train(self, images: np.ndarray, callback: Callback | None = None, first_step: int = 0) -> tuple:
         """Train on ``images`` (B, C, H, H) in order; returns bmu (B,) int64 and bmu_distance (B,) float32."""
+        check_shapes(images.shape, self.weights.shape, self.geometry)
         bmu, distance = np.empty(len(images), np.int64), np.empty(len(images), np.float32)
         for first in range(0, len(images), AHEAD_IMAGES):
             block = np.asarray(images[first : first + AHEAD_IMAGES], np.float32)

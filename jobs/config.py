@@ -192,13 +192,18 @@ def _validate_step(step: Any) -> dict[str, Any]:
     return models[step["step"]].model_validate(dict(step)).model_dump()
 
 
+# Rotations of the first quick stage: 90 is not a multiple of 4, which quarter turns need; 92 is the next.
 QUICK: dict[str, Any] = {
     "preprocess": {
         "steps": [
             {"step": "block_mean", "max_side": 96},
+            # What would leave the frame on rotation must set neither the noise nor the scale.
+            {"step": "circular_mask"},
             {"step": "noise"},
             {"step": "signal_to_noise_mask", "threshold": 3.0},
-            {"step": "islands"},
+            # After the block mean a beam is about a pixel wide.
+            {"step": "islands", "minimum_pixels": 3},
+            {"step": "central_islands", "radius_fraction": 0.25},
             {"step": "transfer", "function": "sqrt"},
             {"step": "min_max"},
         ]
@@ -213,10 +218,11 @@ QUICK: dict[str, Any] = {
         ],
     },
 }
+# The published training recipe of the VLASS sidelobe study (arXiv:2404.10109, table 3).
 VLASS: dict[str, Any] = {
     "preprocess": {
         "steps": [
-            {"step": "noise"},
+            {"step": "noise", "method": "histogram", "clip_rounds": 2, "ignore_zeros": True},
             {"step": "signal_to_noise_mask", "threshold": 2.0},
             {"step": "transfer", "function": "log"},
             {"step": "min_max"},

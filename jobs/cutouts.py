@@ -57,7 +57,8 @@ def image_files(images: str) -> list[Path]:
     """
     path = Path(images)
     if glob.has_magic(images):
-        found = [Path(name) for name in glob.glob(images, recursive=True)]
+        root = root_of(images)
+        found = list(root.glob(str(path.relative_to(root))))
     else:
         found = (
             [path] if path.is_file() else [p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES)]

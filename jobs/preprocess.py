@@ -104,13 +104,10 @@ def preprocess_survey(config: Config, output: Output, runtime: Runtime) -> None:
     store = output.recorded()["ingest"]["ingest.store"]
     side = output_side(list(chain), survey.attrs["image_side"])
     weights = config.preprocess.channel_weights
-    if isinstance(weights, tuple) and len(weights) != len(survey.attrs["channels"]):
-        raise ConfigError(
-            f"preprocess.channel_weights has {len(weights)} numbers, the survey {len(survey.attrs['channels'])} channels"
-        )
-    values = stage_values(config, "preprocess")
-    digest = output.claim("preprocess", values)
     channels = len(survey.attrs["channels"])
+    if isinstance(weights, tuple) and len(weights) != channels:
+        raise ConfigError(f"preprocess.channel_weights has {len(weights)} numbers, the survey {channels} channels")
+    digest = output.claim("preprocess", stage_values(config, "preprocess"))
     if store != "none":
         spec = ArraySpec(
             store, ("channel", "y", "x"), (channels, side, side), 0, {"long_name": "cut-out for the map"}

@@ -182,7 +182,13 @@ class PinkWriter:
     """
 
     def __init__(
-        self, path: str | Path, head: bytes, count: int, dtype: np.dtype, shape: tuple[int, ...]
+        self,
+        path: str | Path,
+        header: Sequence[int],
+        count: int,
+        dtype: np.dtype,
+        shape: tuple[int, ...],
+        comment: bytes = b"",
     ) -> None:
         if not 0 < count < 1 << 31:
             raise PinkFormatError(f"{path}: {count} rows cannot be written; the format holds 1 to 2^31 - 1")
@@ -194,7 +200,7 @@ class PinkWriter:
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         self._beside = self.path if special else beside
         self._file = self._beside.open("wb")
-        self._file.write(head)
+        self._file.write(comment + np.asarray(header, "<i4").tobytes())
 
     def write(self, values: np.ndarray) -> None:
         """Append rows (n, ...)."""
@@ -226,19 +232,19 @@ class PinkWriter:
 
 def data_writer(path: str | Path, count: int, dims: Sequence[int]) -> PinkWriter:
     """Writer of ``count`` images, dims (H, W) or (C, H, W); rows are (n, C, H, W)."""
-    return PinkWriter(path, _integers(2, 0, 0, count, 0, len(dims), *dims), count, _FLOAT, _planes(dims))
+    return PinkWriter(path, (2, 0, 0, count, 0, len(dims), *dims), count, _FLOAT, _planes(dims))
 
 
 def map_writer(path: str | Path, count: int, som_dims: Sequence[int], layout: str) -> PinkWriter:
     """Writer of the distances of ``count`` images; rows are (n, neurons)."""
-    head = _integers(2, 2, 0, count, 0, len(som_dims), *som_dims)
-    return PinkWriter(path, head, count, _FLOAT, (neuron_count(som_dims, layout),))
+    header = (2, 2, 0, count, 0, len(som_dims), *som_dims)
+    return PinkWriter(path, header, count, _FLOAT, (neuron_count(som_dims, layout),))
 
 
 def transform_writer(path: str | Path, count: int, som_dims: Sequence[int], layout: str) -> PinkWriter:
     """Writer of the best transforms of ``count`` images; rows are `transform_entries` (n, neurons)."""
-    head = _integers(2, 3, count, 0, len(som_dims), *som_dims)
-    return PinkWriter(path, head, count, TRANSFORM, (neuron_count(som_dims, layout),))
+    header = (2, 3, count, 0, len(som_dims), *som_dims)
+    return PinkWriter(path, header, count, TRANSFORM, (neuron_count(som_dims, layout),))
 
 
 def transform_entries(flip: np.ndarray, angle: np.ndarray) -> np.ndarray:
@@ -252,14 +258,10 @@ def write_som(
     path: str | Path, weights: np.ndarray, som_dims: Sequence[int], dims: Sequence[int], comment: bytes = b""
 ) -> None:
     """Write a map: weights (N, C, D, D), header dimensions of the map and of a neuron, comment block."""
-    head = comment + _integers(2, 1, 0, 0, len(som_dims), *som_dims, 0, len(dims), *dims)
-    with PinkWriter(path, head, len(weights), _FLOAT, _planes(dims)) as writer:
+    header = (2, 1, 0, 0, len(som_dims), *som_dims, 0, len(dims), *dims)
+    with PinkWriter(path, header, len(weights), _FLOAT, _planes(dims), comment) as writer:
         writer.write(weights)
 
 
 def _planes(dims: Sequence[int]) -> tuple[int, int, int]:
     return (1, dims[0], dims[1]) if len(dims) == 2 else (dims[0], dims[1], dims[2])
-
-
-def _integers(*values: int) -> bytes:
-    return np.asarray(values, "<i4").tobytes()

@@ -123,7 +123,7 @@ class Survey:
         group = self.group.require_group(str(Path(name).parent)) if "/" in name else self.group
         big = len(spec.shape) > 0
         rows = self.shard_images
-        array = group.create_array(
+        return group.create_array(
             Path(name).name,
             shape=(len(self), *spec.shape),
             dtype=spec.dtype,
@@ -134,7 +134,6 @@ class Survey:
             dimension_names=("image", *spec.dims),
             attributes=dict(spec.attrs or {}),
         )
-        return array
 
     def write_rows(self, name: str, start: int, values: np.ndarray) -> None:
         """Write whole shards of ``name`` from row ``start``; ranges that cut a shard are refused."""

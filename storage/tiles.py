@@ -115,9 +115,7 @@ class TileIndex:
         best[winners] = tile[order[first]]
         return best
 
-    def _candidates(
-        self, ra: np.ndarray, dec: np.ndarray
-    ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    def _candidates(self, ra: np.ndarray, dec: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """For each tile: number, rows (m,) inside, arcseconds to its edge (m,), pixels (m, 2) y, x."""
         from scipy.spatial import KDTree
 
@@ -220,9 +218,7 @@ def _cut(image: OpenImage, x: float, y: float, side: int) -> np.ndarray:
     return cut
 
 
-def _reproject(
-    image: OpenImage, wcs: WCS, position: tuple[float, float], side: int, scale_arcsec: float
-) -> np.ndarray:
+def _reproject(image: OpenImage, wcs: WCS, position: tuple[float, float], side: int, scale_arcsec: float) -> np.ndarray:
     """The (side, side) gnomonic grid about a position, from the part of the tile that it needs."""
     from reproject import reproject_interp
 
@@ -302,20 +298,25 @@ def _tile_wcs(header: Header, shape: tuple[int, int]) -> WCS | None:
     y, x = (shape[0] - 1) / 2, (shape[1] - 1) / 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        centre = wcs.pixel_to_world_values(x, y)
-        if not np.isfinite(centre).all() or np.allclose(wcs.world_to_pixel_values(*centre), (x, y), atol=0.1):
+        found = wcs.world_to_pixel_values(*wcs.pixel_to_world_values(x, y))
+        if np.allclose(found, (x, y), atol=0.1):
             return wcs
+        if not str(wcs.wcs.ctype[0]).endswith(CYLINDRICAL):
+            # Off the sky at the centre (a map of much of it) is fine; elsewhere on it is not.
+            return None if np.isfinite(found).all() else wcs
         moved = wcs.deepcopy()
+        wcs.wcs.bounds_check(False, False)  # else longitudes beyond half a turn are NaN
+        centre = wcs.pixel_to_world_values(x, y)
         step = round(x + 1 - moved.wcs.crpix[0])
-        moved.wcs.crpix[0] += step
-        moved.wcs.crval = [
-            (moved.wcs.crval[0] + step * moved.pixel_scale_matrix[0, 0]) % 360,
-            moved.wcs.crval[1],
-        ]
+        longitude = moved.wcs.crval[0] + step * moved.pixel_scale_matrix[0, 0]
+        moved.wcs.crpix, moved.wcs.crval = (
+            [moved.wcs.crpix[0] + step, moved.wcs.crpix[1]],
+            [longitude % 360, moved.wcs.crval[1]],
+        )
         moved.wcs.set()
         same = np.allclose(moved.pixel_to_world_values(x, y), centre, atol=1e-9)
-        found = np.allclose(moved.world_to_pixel_values(*centre), (x, y), atol=0.1)
-    return moved if same and found and str(moved.wcs.ctype[0]).endswith(CYLINDRICAL) else None
+        found = moved.world_to_pixel_values(*centre)
+    return moved if same and np.allclose(found, (x, y), atol=0.1) else None
 
 
 def _footprint(wcs: WCS, shape: tuple[int, int]) -> tuple[tuple[float, float, float], float]:

@@ -1,0 +1,46 @@
+# The README's two commands are `make demo` and `make test`; both set the environment up themselves.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test lint types unit notebooks test-slow bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/'
+
+setup: $(STAMP)  ## make .venv and install skysom with its development tools
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"skysom needs Python 3.11 or newer, found {v[0]}.{v[1]}; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+demo: setup  ## simulate a small radio survey, run the main job on it, say where the report lies
+	$(BIN)/skysom demo demo
+
+test: lint types unit notebooks  ## everything that CI runs
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: setup
+	$(BIN)/mypy -p skysom.engine -p skysom.storage -p skysom.cluster -p skysom.jobs
+
+unit: setup
+	$(BIN)/pytest -m 'not slow'
+
+notebooks: setup
+	$(BIN)/python tests/run_notebooks.py
+
+test-slow: setup  ## long trials: many kills, large inputs
+	$(BIN)/pytest -m slow
+
+bench: setup  ## ratios to the floors and to a compiled loop, in one run
+	$(BIN)/python tests/benchmarks/bench_search.py
+
+clean:  ## remove the environment and the demo
+	rm -rf $(VENV) demo

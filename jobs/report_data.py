@@ -1,0 +1,291 @@
+"""What the report shows, gathered from an output in one pass of bounded memory.
+
+Only sums a neuron, histograms and a fixed number of remarkable rows are kept, so a survey of millions of sources
+needs no more memory than one of hundreds.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skysom.storage.survey import Survey
+
+BLOCK_ROWS = 65_536
+FINE_BINS = 2048
+BEST, RANDOM, WORST = 3, 3, 12
+IDS_A_CAUSE = 5
+HISTORY_EVENTS = ("training", "stage_end")
+
+
+@dataclass
+class Cause:
+    """Why rows failed: how many, and the ids of the first."""
+
+    count: int = 0
+    ids: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Counts:
+    """Rows of the catalogue: all, usable, padded (usable with part of the cut-out without data), causes."""
+
+    sources: int = 0
+    usable: int = 0
+    padded: int = 0
+    causes: dict[str, Cause] = field(default_factory=dict)
+
+
+@dataclass
+class MappingSummary:
+    """Statistics of a mapping of N neurons.
+
+    hits (N,) int; mean, std (N,) float64 of the BMU distances, NaN without members; edges (bins + 1,) and
+    histogram (bins,) of all BMU distances; angles (2, R) counts without and with flip; best, random (N, k) rows,
+    -1 where there are fewer members; worst: rows of the largest distances, largest first.
+    """
+
+    mapped: int
+    hits: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    edges: np.ndarray
+    histogram: np.ndarray
+    angles: np.ndarray
+    best: np.ndarray
+    random: np.ndarray
+    worst: np.ndarray
+    attrs: dict[str, Any]
+
+    def quantile(self, share: float) -> float:
+        """Distance below which ``share`` of the sources lie, to 1/2048 of the range; NaN without sources."""
+        if not self.mapped:
+            return float("nan")
+        cumulative = np.concatenate([[0], np.cumsum(self.histogram)]) / self.mapped
+        return float(np.interp(share, cumulative, self.edges))
+
+
+class SmallestPerGroup:
+    """The ``keep`` rows with the smallest keys of each group, while rows stream by."""
+
+    def __init__(self, groups: int, keep: int) -> None:
+        self.rows = np.full((groups, keep), -1, dtype=np.int64)
+        self.keys = np.full((groups, keep), np.inf)
+
+    def update(self, groups: np.ndarray, rows: np.ndarray, keys: np.ndarray) -> None:
+        """Offer ``rows`` (n,) of ``groups`` (n,) with ``keys`` (n,)."""
+        count, keep = self.rows.shape
+        group = np.concatenate([np.repeat(np.arange(count), keep), groups])
+        row = np.concatenate([self.rows.ravel(), rows])
+        key = np.concatenate([self.keys.ravel(), keys])
+        order = np.lexsort((key, group))
+        group, row, key = group[order], row[order], key[order]
+        rank = np.arange(len(group)) - np.searchsorted(group, np.arange(count))[group]
+        kept = rank < keep
+        self.rows[group[kept], rank[kept]] = row[kept]
+        self.keys[group[kept], rank[kept]] = key[kept]
+
+
+def count_rows(survey: Survey) -> Counts:
+    """Usable and failed rows, with the first ids of every cause."""
+    counts = Counts(sources=len(survey))
+    for start, stop in _blocks(survey):
+        names = survey.statuses(slice(start, stop))
+        usable = names == "ok"
+        counts.usable += int(usable.sum())
+        if "coverage" in survey:
+            coverage = np.asarray(survey["coverage"][start:stop])
+            counts.padded += int((usable & (coverage < 1)).sum())
+        for name in np.unique(names[~usable]):
+            cause = counts.causes.setdefault(str(name), Cause())
+            rows = np.flatnonzero(names == name)
+            cause.count += len(rows)
+            for row in rows[: IDS_A_CAUSE - len(cause.ids)]:
+                cause.ids.append(str(np.asarray(survey["source_id"][start + row])))
+    return counts
+
+
+def summarise_mapping(survey: Survey, name: str, neurons: int, seed: int = 1) -> MappingSummary:
+    """Statistics of ``mappings/<name>`` on a map of ``neurons`` neurons; ``seed`` of the random members."""
+    prefix = f"mappings/{name}"
+    attrs = dict(survey.group[prefix].attrs)
+    rotations = max(int(attrs.get("rotations") or attrs.get("geometry", {}).get("rotations") or 1), 1)
+    sums = np.zeros((3, neurons))
+    angles = np.zeros((2, rotations), dtype=np.int64)
+    best, random = SmallestPerGroup(neurons, BEST), SmallestPerGroup(neurons, BEST + RANDOM)
+    worst = SmallestPerGroup(1, WORST)
+    low, high = np.inf, -np.inf
+    for start, stop in _blocks(survey):
+        bmu, distance, row = _mapped_rows(survey, prefix, start, stop)
+        if not len(row):
+            continue
+        sums += [
+            np.bincount(bmu, weights=w, minlength=neurons) for w in (np.ones(len(row)), distance, distance**2)
+        ]
+        low, high = min(low, distance.min()), max(high, distance.max())
+        turn = np.asarray(survey[f"{prefix}/bmu_rotation"][start:stop])[row - start].astype(np.int64)
+        flip = np.asarray(survey[f"{prefix}/bmu_flip"][start:stop])[row - start].astype(np.int64)
+        np.add.at(angles, (flip, turn % rotations), 1)
+        best.update(bmu, row, distance)
+        random.update(bmu, row, np.random.default_rng([seed, start]).random(len(row)))
+        worst.update(np.zeros(len(row), dtype=np.int64), row, -distance)
+    edges, histogram = _distance_histogram(survey, prefix, low, high)
+    hits, mean, std = _moments(sums)
+    others = _without(random.rows, best.rows)[:, :RANDOM]
+    found = worst.rows[0][worst.rows[0] >= 0]
+    return MappingSummary(
+        int(hits.sum()), hits, mean, std, edges, histogram, angles, best.rows, others, found, attrs
+    )
+
+
+def read_history(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Events of history.jsonl by kind (training, stage_end); a missing file or a torn line is no error."""
+    events: dict[str, list[dict[str, Any]]] = {name: [] for name in HISTORY_EVENTS}
+    if not path.exists():
+        return events
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(event, dict) and event.get("event") in events:
+                events[event["event"]].append(event)
+    return events
+
+
+def _blocks(survey: Survey) -> Iterator[tuple[int, int]]:
+    step = max(BLOCK_ROWS // survey.shard_images, 1) * survey.shard_images
+    for start in range(0, len(survey), step):
+        yield start, min(start + step, len(survey))
+
+
+def _mapped_rows(
+    survey: Survey, prefix: str, start: int, stop: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """BMU, its distance (float64) and row number of the mapped rows of a block."""
+    bmu = np.asarray(survey[f"{prefix}/bmu"][start:stop]).astype(np.int64)
+    distance = np.asarray(survey[f"{prefix}/bmu_distance"][start:stop]).astype(np.float64)
+    mapped = np.flatnonzero((bmu >= 0) & np.isfinite(distance))
+    return bmu[mapped], distance[mapped], mapped + start
+
+
+def _distance_histogram(
+    survey: Survey, prefix: str, low: float, high: float
+) -> tuple[np.ndarray, np.ndarray]:
+    if not np.isfinite(low):
+        return np.linspace(0, 1, FINE_BINS + 1), np.zeros(FINE_BINS, dtype=np.int64)
+    edges = np.linspace(low, high if high > low else low + 1e-6 + abs(low) * 1e-6, FINE_BINS + 1)
+    histogram = np.zeros(FINE_BINS, dtype=np.int64)
+    for start, stop in _blocks(survey):
+        histogram += np.histogram(_mapped_rows(survey, prefix, start, stop)[1], bins=edges)[0]
+    return edges, histogram
+
+
+def _moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    hits = sums[0].astype(np.int64)
+    members = np.where(hits > 0, hits, np.nan)
+    mean = sums[1] / members
+    std = np.sqrt(np.maximum(sums[2] / members - mean**2, 0))
+    return hits, mean, std
+
+
+def _without(rows: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """``rows`` (N, k) with those in the same row of ``taken`` moved out, -1 last."""
+    keep = (rows >= 0) & ~(rows[:, :, None] == taken[:, None, :]).any(axis=2)
+    order = np.argsort(~keep, axis=1, kind="stable")
+    return np.take_along_axis(np.where(keep, rows, -1), order, axis=1)
+
+
+def quarter_turn_excess(angles: np.ndarray) -> tuple[float, float, bool]:
+    """Share of best angles (2, R) within 5 degrees of a quarter turn, the share expected, and if it is clearly above.
+
+    Clear means more than a quarter above the expectation and five standard deviations of a binomial. With fewer
+    than 36 rotations there are too few angles in between to tell.
+    """
+    counts = angles.sum(axis=0)
+    total, rotations = int(counts.sum()), len(counts)
+    angle = np.arange(rotations) * 360 / rotations
+    near = np.abs((angle + 45) % 90 - 45) <= 5
+    expected = float(near.mean())
+    observed = float(counts[near].sum() / total) if total else 0.0
+    if not total or rotations < 36:
+        return observed, expected, False
+    sigma = np.sqrt(expected * (1 - expected) / total)
+    return observed, expected, bool(observed > 1.25 * expected and observed > expected + 5 * sigma)
+
+
+@dataclass(frozen=True)
+class WorstMatch:
+    """One of the sources that lie farthest from the map; positions in degrees, coverage as a fraction."""
+
+    row: int
+    source_id: str
+    status: str
+    distance: float
+    bmu: int
+    ra: float
+    dec: float
+    coverage: float
+
+
+def worst_matches(survey: Survey, name: str, rows: np.ndarray) -> list[WorstMatch]:
+    """Details of ``rows``, in their order."""
+    found = []
+    for row in map(int, rows):
+        values = {
+            key: float(np.asarray(survey[key][row])) if key in survey else float("nan")
+            for key in ("ra_deg", "dec_deg", "coverage")
+        }
+        found.append(
+            WorstMatch(
+                row,
+                str(np.asarray(survey["source_id"][row])),
+                str(survey.statuses(slice(row, row + 1))[0]),
+                float(np.asarray(survey[f"mappings/{name}/bmu_distance"][row])),
+                int(np.asarray(survey[f"mappings/{name}/bmu"][row])),
+                values["ra_deg"],
+                values["dec_deg"],
+                values["coverage"],
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything the page shows. ``lattice`` and its kin are None before training, ``mapping`` before mapping.
+
+    side : central pixels of neurons and images that are shown. u_matrix (N,) float64. pictures: thumbnails
+    (C, s, s) uint8 by row for the gallery, ``worst_pictures`` likewise for the worst matches.
+    """
+
+    output: Path
+    counts: Counts
+    attrs: dict[str, Any]
+    history: dict[str, list[dict[str, Any]]]
+    catalogue_columns: list[str]
+    lattice: Any = None
+    weights: Any = None
+    som_attrs: dict[str, Any] = field(default_factory=dict)
+    side: int = 0
+    u_matrix: Any = None
+    mapping: MappingSummary | None = None
+    gallery: list[int] = field(default_factory=list)
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)
+    worst: list[WorstMatch] = field(default_factory=list)
+    worst_pictures: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        return dict(self.som_attrs.get("geometry") or {})
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the channels; numbers where the store has none."""
+        count = 0 if self.weights is None else self.weights.shape[1]
+        names = [str(name) for name in self.som_attrs.get("channels") or self.attrs.get("channels") or []]
+        return [names[i] if i < len(names) else f"channel {i}" for i in range(count)]
