@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Static checkers need the packages under one folder; the editable install maps them one by one.
+LAYOUT := $(abspath $(VENV)/layout)
 
 .PHONY: help setup demo test lint types unit notebooks test-slow bench clean
 
@@ -15,6 +17,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"skysom needs Python 3.11 or newer, found {v[0]}.{v[1]}; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	@mkdir -p $(LAYOUT)/skysom
+	@ln -sfn $(abspath engine) $(abspath storage) $(abspath cluster) $(abspath jobs) $(LAYOUT)/skysom/
 	@touch $@
 
 demo: setup  ## simulate a small radio survey, run the main job on it, say where the report lies
@@ -25,10 +29,10 @@ test: lint types unit notebooks  ## everything that CI runs
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	PYTHONPATH=$(LAYOUT) $(BIN)/lint-imports --no-cache
 
 types: setup
-	$(BIN)/mypy -p skysom.engine -p skysom.storage -p skysom.cluster -p skysom.jobs
+	MYPYPATH=$(LAYOUT) $(BIN)/mypy -p skysom.engine -p skysom.storage -p skysom.cluster -p skysom.jobs
 
 unit: setup
 	$(BIN)/pytest -m 'not slow'

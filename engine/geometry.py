@@ -24,7 +24,7 @@ class Taps(NamedTuple):
     row_fraction, column_fraction : (...,) float32, weights of the lower and of the right pixels.
     """
 
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]
     row_fraction: np.ndarray
     column_fraction: np.ndarray
 

@@ -5,10 +5,14 @@ Each has a plain counterpart it is tested against: sampling in `dihedral.image_s
 (C, H*W, B), image innermost, so that every tap of the interpolation is one contiguous vector.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
-_OPTIONS = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+# Long float64 sums may be reordered, the same way every time.
+_SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
 
 
 @njit(**_OPTIONS)
@@ -200,7 +204,17 @@ def _place(element, y, x, side):
     return y * side + x
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"}, error_model="numpy")
+@njit(**_SUMS)
+def square_norm(neuron, places):
+    """Sum of squares, float64, of ``neuron`` (C, D*D) at ``places``."""
+    total = 0.0
+    for c in range(neuron.shape[0]):
+        for p in places:
+            total += np.float64(neuron[c, p]) * np.float64(neuron[c, p])
+    return total
+
+
+@njit(**_SUMS)
 def direct_distance(frame, sources, neuron, places):
     """Direct sum of squares, float64, of ``frame`` at ``sources`` minus ``neuron`` at ``places``, (C, D*D) each."""
     total = 0.0

@@ -29,7 +29,10 @@ NEAR_PERFECT = 4e-3
 NEAR_TIE = 2e-6
 """Candidates within this share of |r|^2 + |w|^2 of the best are decided by direct sums."""
 PANEL_BYTES = 6 << 20
-"""Size of the spectra of one block of rotations; about half a last-level cache."""
+"""Most bytes of the spectra, and of the products, of one block of rotations, so that they stay in cache."""
+
+FRAMES_KEPT = 512
+"""Base rotations whose interpolation of a whole frame is kept."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,12 @@ class Search:
         self.table = dihedral.orbits(geometry)
         self.weights = xp.astype(weights, xp.float32)
         self.spectra = dihedral.neuron_spectra(self.weights, self.table, xp=xp)
-        mask = xp.asarray(geometry.region_mask.astype(np.float64))
-        self.norms = xp.sum(xp.astype(self.weights, xp.float64) ** 2 * mask, axis=(1, 2, 3))
+        region = xp.asarray(np.flatnonzero(geometry.region_mask))
+        inside = xp.take(xp.reshape(self.weights, (*self.weights.shape[:2], -1)), region, axis=2)
+        self.norms = xp.sum(xp.astype(inside, xp.float64) ** 2, axis=(1, 2))
         self.compiled = isinstance(weights, np.ndarray)
+        if self.compiled:  # else NumPy would copy the transposed scalars for every block
+            self.spectra = dihedral.Spectra(*(np.ascontiguousarray(part) for part in self.spectra))
 
     def __call__(self, images: Array) -> Match:
         xp, count = self.xp, images.shape[0]
@@ -221,14 +227,14 @@ def base_and_element(t: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.
     return k, 4 * flip + quarter
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=FRAMES_KEPT)
 def frame_taps(geometry: Geometry, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Interpolation of the whole neuron frame, arrays (D*D,), for base rotation ``k``."""
     return tuple(geometry.taps(k, np.arange(geometry.neuron_side**2)))  # type: ignore[return-value]
 
 
 def rotation_blocks(geometry: Geometry, batch: int, rows: int) -> Iterator[tuple[int, int]]:
-    """Ranges of base rotations whose spectra (8 float32 an orbit, channel and image) fill a panel."""
+    """Ranges of base rotations that fill a panel with 8 float32 a row (orbit and channel, or neuron) and image."""
     step = max(1, PANEL_BYTES // (32 * rows * batch))
     for first in range(0, geometry.base_rotations, step):
         yield first, min(first + step, geometry.base_rotations)
@@ -264,7 +270,7 @@ def _compiled_minimum(images: np.ndarray, search: Search) -> tuple[np.ndarray, n
     best_t = np.zeros((neurons, batch), np.int32)
     best_product = np.full((neurons, batch), np.nan, np.float32)
     norms = np.empty((8, geometry.base_rotations, batch))
-    for first, stop in rotation_blocks(geometry, batch, channels * len(table)):
+    for first, stop in rotation_blocks(geometry, batch, max(channels * len(table), neurons)):
         spectra, norms[:, first:stop] = sample(inner, table, first, stop)
         scalars, matrices = dihedral.products(search.spectra, spectra)
         kernels.minimum_block(
@@ -277,7 +283,6 @@ def _compiled_minimum(images: np.ndarray, search: Search) -> tuple[np.ndarray, n
 
 def _portable_minimum(images: Array, search: Search) -> tuple[Array, Array, Array]:
     xp, geometry, table = search.xp, search.geometry, search.table
-    batch = images.shape[0]
     best = None
     for k in range(geometry.base_rotations):
         spectra, norms = dihedral.image_spectra(images, table, k, k + 1, xp=xp)

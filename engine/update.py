@@ -133,7 +133,7 @@ class OnlineTrainer:
         self.scalars = np.empty((4, neurons, rows), np.float32)
         self.matrices = np.empty((neurons, 2, rows, 2), np.float32)
         self.norms = np.empty(neurons)
-        self.inside = np.flatnonzero(self.geometry.region_mask)
+        self.places = dihedral.region_sources(self.geometry)[0]
         self._refresh(np.arange(neurons))
 
     def _refresh(self, neurons: np.ndarray) -> None:
@@ -144,8 +144,7 @@ class OnlineTrainer:
             kernels.neuron_spectrum(
                 self.flat[n], self.table.pixels, self.scale, self.scalars, self.matrices, n
             )
-        region = self.flat[neurons][:, :, self.inside].astype(np.float64)
-        self.norms[neurons] = np.einsum("ncp,ncp->n", region, region)
+            self.norms[n] = kernels.square_norm(self.flat[n], self.places)
 
     def _exact_steps(self, images: np.ndarray):  # type: ignore[no-untyped-def]
         scalars, matrices, norms = self._sample(images)

@@ -67,9 +67,7 @@ def simulate_survey(
     ``major_arcsec`` (fitted, with the beam) and ``true_class``, which a real catalogue would not have.
     """
     if components < 20 or tiles < 1:
-        raise ValueError(
-            f"components={components}, tiles={tiles}: at least 20 components and 1 tile are needed"
-        )
+        raise ValueError(f"components={components}, tiles={tiles}: at least 20 components and 1 tile are needed")
     beam = beam or Beam()
     rng = np.random.default_rng(seed)
     images = Path(folder) / "tiles"
@@ -116,9 +114,7 @@ def _layout(tiles: int) -> tuple[int, int]:
     return columns, int(np.ceil(tiles / columns))
 
 
-def _write_tile(
-    path: Path, sky: _Sky, index: int, layout: tuple[int, int], beam: Beam, seed: int
-) -> np.ndarray:
+def _write_tile(path: Path, sky: _Sky, index: int, layout: tuple[int, int], beam: Beam, seed: int) -> np.ndarray:
     """Write one tile; returns its pure noise peaks (n, 3): ra, dec (degrees) and peak (mJy/beam)."""
     from astropy.io import fits
 
@@ -148,9 +144,7 @@ def _tile_wcs(sky: _Sky, index: int, layout: tuple[int, int]) -> tuple[tuple[int
 
     size = [-(-side // count) + OVERLAP_PIXELS for side, count in zip(sky.side, layout, strict=True)]
     place = (index % layout[0], index // layout[0])
-    offset = [
-        (p + 0.5) * side / count - side / 2 for p, side, count in zip(place, sky.side, layout, strict=True)
-    ]
+    offset = [(p + 0.5) * side / count - side / 2 for p, side, count in zip(place, sky.side, layout, strict=True)]
     dec = CENTRE_DEG[1] + offset[1] * PIXEL_ARCSEC / 3600
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---SIN", "DEC--SIN"]
@@ -171,9 +165,7 @@ def _render(sky: _Sky, wcs: Any, shape: tuple[int, int], beam: Beam) -> np.ndarr
         centres = np.stack(wcs.world_to_pixel_values(ra, dec), axis=1)
         reaches = (30 + 1.8 * source.elements[:, 3]) / PIXEL_ARCSEC
         covariances = element_covariances(source.elements)
-        for centre, reach, flux, covariance in zip(
-            centres, reaches, source.elements[:, 2], covariances, strict=True
-        ):
+        for centre, reach, flux, covariance in zip(centres, reaches, source.elements[:, 2], covariances, strict=True):
             where, east, north = _stamp(shape, centre, reach)
             model[where] += gaussian_stamp(east, north, flux, covariance, beam)
     for source, position, phase in zip(sky.sources, sky.positions, sky.phases, strict=False):
@@ -264,9 +256,7 @@ def _catalogue(sky: _Sky, noise: np.ndarray, rows: int, beam: Beam, rng: np.rand
     wanted = rows - bad - len(artefacts) - len(peaks)
     if len(measured) < wanted:
         peaks = _detections(strongest[: len(peaks) + wanted - len(measured)], CLASS_NOISE, beam, rng)
-    table = pd.concat([measured[:wanted], artefacts, peaks], ignore_index=True).sort_values(
-        "ra", ignore_index=True
-    )
+    table = pd.concat([measured[:wanted], artefacts, peaks], ignore_index=True).sort_values("ra", ignore_index=True)
     table.insert(0, "source_id", [_name(ra, dec) for ra, dec in zip(table["ra"], table["dec"], strict=True)])
     table["source_id"] = _unique(list(table["source_id"]))
     return _with_bad_rows(table, sky, bad, rng)
@@ -279,9 +269,7 @@ def _measure(sky: _Sky, beam: Beam, rng: np.random.Generator) -> Any:
     records = []
     for source, position in zip(sky.sources, sky.positions, strict=True):
         covariances = element_covariances(source.elements)
-        owner = np.argmin(
-            np.linalg.norm(source.elements[:, None, :2] - source.components[None], axis=2), axis=1
-        )
+        owner = np.argmin(np.linalg.norm(source.elements[:, None, :2] - source.components[None], axis=2), axis=1)
         for index, place in enumerate(source.components):
             own = np.flatnonzero(owner == index)
             if not len(own):

@@ -28,14 +28,15 @@ def staged_pass(output: Output, stage: str, runtime: Runtime) -> Iterator[RunPas
     """Yield run(shards, worker, config_hash): a pass that reports and records itself."""
     timer = Timer()
     name = stage.partition(":")[0]
-    touched = 0
+    touched = images = 0
     output.log("stage_start", stage=name, key=stage)
 
     def run(shards: Sequence[Shard], worker: Worker, config: str) -> list[dict]:
         with Progress(name) as progress:
 
             def on_event(event: PassEvent) -> None:
-                nonlocal touched
+                nonlocal touched, images
+                images = event.images
                 progress(event.images, event.total)
                 if event.result is not None:
                     touched += 1
@@ -61,4 +62,4 @@ def staged_pass(output: Output, stage: str, runtime: Runtime) -> Iterator[RunPas
             )
 
     yield run
-    output.log("stage_end", stage=name, key=stage, seconds=timer.seconds, shards=touched)
+    output.log("stage_end", stage=name, key=stage, seconds=timer.seconds, images=images, shards=touched)

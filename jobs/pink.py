@@ -8,20 +8,23 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from skysom.engine.errors import GeometryError
 from skysom.engine.geometry import Geometry
 from skysom.engine.initial import initial_weights
 from skysom.engine.lattice import Cartesian, Hexagonal, Lattice
 from skysom.engine.neighbourhood import Neighbourhood
+from skysom.engine.search import Match, Search
 from skysom.engine.shuffle import peer_order
 from skysom.engine.som import Som
+from skysom.engine.update import OnlineTrainer
 from skysom.jobs.errors import ConfigError, JobError, SkysomErrors
 from skysom.jobs.pink_options import PinkOptions, parse
 from skysom.storage.pinkfile import (
@@ -55,6 +58,9 @@ def main(argv: list[str]) -> int:
     except (*SkysomErrors, OSError, MemoryError) as error:
         sys.stderr.write(f"skysom pink: {str(error) or 'not enough memory; use a smaller map'}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("skysom pink: interrupted; the result was not written\n")
+        return 130
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -62,10 +68,6 @@ def main(argv: list[str]) -> int:
 
 def train(options: PinkOptions) -> None:
     """Train a map on options.data and write it to options.result; raises SkysomErrors."""
-    from threadpoolctl import threadpool_limits
-
-    from skysom.engine.update import OnlineTrainer
-
     data = open_data(options.data)
     geometry, lattice = _geometry(options, data), _lattice(options)
     total = options.iterations * data.count
@@ -79,6 +81,7 @@ def train(options: PinkOptions) -> None:
         if step in marks:
             progress(step + 1)
             if options.store != "off":
+                _refuse_diverged(present, step + 1, options)
                 path = _on_the_way(options, marks.index(step))
                 write_som(path, present, lattice.shape, dims, comment)
 
@@ -91,24 +94,15 @@ def train(options: PinkOptions) -> None:
             _refuse_not_finite(images, rows, data)
             trainer.train(images, after, done)
             done += len(rows)
-            if not np.isfinite(trainer.weights).all():
-                raise JobError(
-                    f"the map is no longer finite after {done} of {total} images; --dist-func {options.kind} "
-                    f"with sigma {options.sigma} and damping {options.rate} diverges: use a smaller damping"
-                )
+            _refuse_diverged(trainer.weights, done, options)
     write_som(options.result, trainer.weights, lattice.shape, dims, comment)
     progress(total)
 
 
 def map_images(options: PinkOptions) -> None:
     """Map options.data onto options.som, writing distances and, if asked, transforms; raises SkysomErrors."""
-    from threadpoolctl import threadpool_limits
-
-    from skysom.engine.search import Match, Search
-
     data = open_data(options.data)
     geometry = _geometry(options, data)
-    _marks(data.count, options.progress)
     assert options.som is not None
     weights, _ = _read_som(options.som, options, data, geometry)
     lattice = _lattice(options)
@@ -136,7 +130,7 @@ def map_images(options: PinkOptions) -> None:
         sys.stderr.write(f"{unusable} of {data.count} images have NaN pixels; their distances are NaN\n")
 
 
-def _in_order(function, values, threads: int) -> Iterator:  # type: ignore[no-untyped-def]
+def _in_order(function: Callable[[int], Match], values: range, threads: int) -> Iterator[Match]:
     """Results of ``function`` in the order of ``values``, computed by threads that run a little ahead.
 
     The kernels and the matrix products release the interpreter, each on one core.
@@ -191,9 +185,7 @@ def _initial(options: PinkOptions, data: PinkData, geometry: Geometry) -> tuple[
     return initial_weights(options.initial, neurons, channels, geometry.neuron_side, options.seed), b""
 
 
-def _read_som(
-    path: Path, options: PinkOptions, data: PinkData, geometry: Geometry
-) -> tuple[np.ndarray, bytes]:
+def _read_som(path: Path, options: PinkOptions, data: PinkData, geometry: Geometry) -> tuple[np.ndarray, bytes]:
     """Weights and comment block of a SOM file that must be what the options and images say."""
     som = open_som(path)
     found = (som.layout, som.som_dims, som.shape)
@@ -241,6 +233,14 @@ def _refuse_not_finite(images: np.ndarray, rows: np.ndarray, data: PinkData) -> 
         raise JobError(
             f"image {rows[bad[0]]} of {data.path} has pixels that are not finite and would spoil the map; "
             "replace them, or leave the image out"
+        )
+
+
+def _refuse_diverged(weights: np.ndarray, done: int, options: PinkOptions) -> None:
+    if not np.isfinite(weights).all():
+        raise JobError(
+            f"the map is no longer finite after {done} images; --dist-func {options.kind} with sigma "
+            f"{options.sigma} and damping {options.rate} diverges: use a smaller damping"
         )
 
 

@@ -157,7 +157,7 @@ def _rows_of(images: np.ndarray, start: int) -> dict[str, np.ndarray]:
         "coverage": finite.mean(axis=(1, 2, 3), dtype=np.float32),
         "status": np.where(empty, CODES["all_nan"], CODES["ok"]).astype(np.uint8),
         # The peer's files have no mask: an image with holes cannot be used as it is.
-        "prepared_status": np.where(ok, CODES["ok"], CODES["no_coverage"]).astype(np.uint8),
+        "prepared_status": np.where(ok, CODES["ok"], CODES["not_finite"]).astype(np.uint8),
         "channel_sum": prepared.sum(axis=(2, 3), dtype=np.float64).astype(np.float32),
         "ok": ok,
     }
@@ -221,18 +221,35 @@ def _import_mapping(
     attrs = _mapping_attrs(store, distances, entries, name, options)
     beside = f"mappings/.{name}.partial"
     remove_tree(store.path / beside)
-    for array, spec in _mapping_columns(distances.neurons, entries is not None).items():
-        store.add_image_array(f"{beside}/{array}", spec)
+    try:
+        _write_mapping(store, beside, distances, entries, present, attrs)
+    except BaseException:
+        remove_tree(store.path / beside)
+        raise
+    _put_in_place(store, name)
+
+
+def _write_mapping(
+    store: Survey,
+    group: str,
+    distances: PinkMap,
+    entries: PinkTransforms | None,
+    present: np.ndarray,
+    attrs: Mapping[str, Any],
+) -> None:
+    """Write ``group`` shard by shard; row i of the files is row ``present[i]`` of the store."""
+    columns = _mapping_columns(distances.neurons, entries is not None)
+    for array, spec in columns.items():
+        store.add_image_array(f"{group}/{array}", spec)
     for start, stop in store.shards():
         first, last = np.searchsorted(present, (start, stop))
         rows = present[first:last] - start
         found = _matches(distances, entries, int(first), int(last), attrs["geometry"])
-        for array, spec in _mapping_columns(distances.neurons, entries is not None).items():
+        for array, spec in columns.items():
             values = np.full((stop - start, *spec.shape), spec.fill, spec.dtype)
             values[rows] = found[array]
-            store.write_rows(f"{beside}/{array}", start, values)
-    store.group[beside].attrs.update(attrs)
-    _put_in_place(store, name)
+            store.write_rows(f"{group}/{array}", start, values)
+    store.group[group].attrs.update(attrs)
 
 
 def _put_in_place(store: Survey, name: str) -> None:

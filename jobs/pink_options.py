@@ -86,9 +86,7 @@ def _add_matching_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--flip-off", action="store_true", help="do not mirror the images")
     p.add_argument("--interpolation", default="bilinear", metavar="NAME", help="bilinear")
     name = "--euclidean-distance-"
-    p.add_argument(
-        f"{name}dimension", type=_integer, metavar="N", help="side of the compared region in pixels"
-    )
+    p.add_argument(f"{name}dimension", type=_integer, metavar="N", help="side of the compared region in pixels")
     p.add_argument(f"{name}shape", default="quadratic", metavar="NAME", help="quadratic or circular")
     p.add_argument(f"{name}type", default="float", metavar="NAME", help="accepted, always float32 here")
     p.add_argument("--store-rot-flip", type=Path, metavar="FILE", help="with --map: write best transforms")
@@ -97,17 +95,13 @@ def _add_matching_options(p: argparse.ArgumentParser) -> None:
 def _add_training_options(p: argparse.ArgumentParser) -> None:
     help = "gaussian, unitygaussian or mexicanHat, sigma and damping (gaussian 1.1 0.2)"
     metavar = ("NAME", "SIGMA", "DAMPING")
-    p.add_argument(
-        "-f", "--dist-func", nargs=3, default=("gaussian", "1.1", "0.2"), metavar=metavar, help=help
-    )
+    p.add_argument("-f", "--dist-func", nargs=3, default=("gaussian", "1.1", "0.2"), metavar=metavar, help=help)
     p.add_argument("-x", "--init", default="zero", metavar="NAME", help=f"{', '.join(INITIAL)} or a SOM file")
     p.add_argument("--max-update-distance", type=_positive, metavar="X", help="neurons nearer than this move")
     p.add_argument("--num-iter", type=_integer, default=1, metavar="N", help="passes over the images (1)")
     p.add_argument("--input-shuffle-off", action="store_true", help="take the images in file order")
     p.add_argument("-s", "--seed", type=_integer, default=1234, metavar="N", help="of start and order (1234)")
-    p.add_argument(
-        "--inter-store", default="off", metavar="NAME", help="maps on the way: off, overwrite, keep"
-    )
+    p.add_argument("--inter-store", default="off", metavar="NAME", help="maps on the way: off, overwrite, keep")
 
 
 def _add_running_options(p: argparse.ArgumentParser) -> None:
@@ -150,9 +144,7 @@ def parse(argv: list[str]) -> PinkOptions | None:
         periodic=values.pbc,
         rotations=values.numrot,
         flip=not values.flip_off,
-        region=_choice(
-            "--euclidean-distance-shape", values.euclidean_distance_shape, ("quadratic", "circular")
-        ),
+        region=_choice("--euclidean-distance-shape", values.euclidean_distance_shape, ("quadratic", "circular")),
         region_side=values.euclidean_distance_dimension,
         neuron_side=values.neuron_dimension,
         kind=kind,
@@ -216,8 +208,7 @@ def _store(values: Any, result: Path) -> str:
     store = _choice("--inter-store", values.inter_store, ("off", "overwrite", "keep"))
     if store == "keep" and values.train and not result.suffix:
         raise ConfigError(
-            f"--inter-store keep numbers its files before the suffix, and {result} has none; "
-            f"name it {result}.bin"
+            f"--inter-store keep numbers its files before the suffix, and {result} has none; name it {result}.bin"
         )
     return store
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skysom.jobs import report_data, report_figures, report_sections
+from skysom.jobs import report_data, report_figures, report_map, report_sections
 from skysom.jobs.report_data import Content, MappingSummary
 from skysom.storage.survey import Survey
 
@@ -56,9 +56,7 @@ def write_report(
     output = Path(output)
     survey = Survey(output / "survey.zarr")
     content = _gather(output, survey, mapping, som, image_loader)
-    page = Template(
-        resources.files("skysom.jobs").joinpath("report_template.html").read_text(encoding="utf-8")
-    )
+    page = Template(resources.files("skysom.jobs").joinpath("report_template.html").read_text(encoding="utf-8"))
     sections = report_sections.all_sections(content, config_text or _stored_config(output))
     html = page.substitute(
         title=escape(title or f"{output.resolve().name}: survey map"),
@@ -102,6 +100,7 @@ def _gather(output: Path, survey: Survey, mapping: str, som: str, loader: ImageL
         **common,
         mapping=summary,
         gallery=gallery,
+        ids=report_data.source_ids(survey, members),
         pictures=_pictures(loader, members, side, _gallery_side(weights.shape[1])),
         worst=report_data.worst_matches(survey, mapping, summary.worst),
         worst_pictures=_pictures(loader, summary.worst, side, report_sections.WORST_SIDE),
@@ -123,7 +122,7 @@ def _gallery(summary: MappingSummary) -> list[int]:
 
 def _gallery_side(channels: int) -> int:
     shown = GALLERY_NEURONS * (1 + report_data.BEST + report_data.RANDOM) * channels
-    return int(np.clip(np.sqrt(GALLERY_PIXELS / shown), 16, report_sections.GALLERY_SIDE))
+    return int(np.clip(np.sqrt(GALLERY_PIXELS / shown), 16, report_map.GALLERY_SIDE))
 
 
 def _stored_images(survey: Survey) -> ImageLoader | None:
@@ -160,12 +159,12 @@ def _u_matrix(weights: np.ndarray, lattice: Any, geometry: dict[str, Any], side:
     small = min(side, U_MATRIX_SIDE)
     reduced = report_figures.reduced(report_figures.central(weights, side), small)
     rotations = 1 if geometry.get("rotations") == 1 else U_MATRIX_ROTATIONS
-    match = best_match(
-        reduced, Som(reduced, lattice), rotations, bool(geometry.get("flip", True)), "circular", small
-    )
+    match = best_match(reduced, Som(reduced, lattice), rotations, bool(geometry.get("flip", True)), "circular", small)
+    # only the one that is turned is interpolated, so the two ways differ a little
+    distance = (match.distance + match.distance.T) / 2
     neighbour = lattice.distances() == 1
     count = neighbour.sum(axis=1)
-    total = np.where(neighbour, match.distance, 0).sum(axis=1, dtype=np.float64)
+    total = np.where(neighbour, distance, 0).sum(axis=1, dtype=np.float64)
     return total / np.where(count > 0, count, np.nan)
 
 

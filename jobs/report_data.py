@@ -122,9 +122,7 @@ def summarise_mapping(survey: Survey, name: str, neurons: int, seed: int = 1) ->
         bmu, distance, row = _mapped_rows(survey, prefix, start, stop)
         if not len(row):
             continue
-        sums += [
-            np.bincount(bmu, weights=w, minlength=neurons) for w in (np.ones(len(row)), distance, distance**2)
-        ]
+        sums += [np.bincount(bmu, weights=w, minlength=neurons) for w in (np.ones(len(row)), distance, distance**2)]
         low, high = min(low, distance.min()), max(high, distance.max())
         turn = np.asarray(survey[f"{prefix}/bmu_rotation"][start:stop])[row - start].astype(np.int64)
         flip = np.asarray(survey[f"{prefix}/bmu_flip"][start:stop])[row - start].astype(np.int64)
@@ -136,9 +134,7 @@ def summarise_mapping(survey: Survey, name: str, neurons: int, seed: int = 1) ->
     hits, mean, std = _moments(sums)
     others = _without(random.rows, best.rows)[:, :RANDOM]
     found = worst.rows[0][worst.rows[0] >= 0]
-    return MappingSummary(
-        int(hits.sum()), hits, mean, std, edges, histogram, angles, best.rows, others, found, attrs
-    )
+    return MappingSummary(int(hits.sum()), hits, mean, std, edges, histogram, angles, best.rows, others, found, attrs)
 
 
 def read_history(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -163,9 +159,7 @@ def _blocks(survey: Survey) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, len(survey))
 
 
-def _mapped_rows(
-    survey: Survey, prefix: str, start: int, stop: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _mapped_rows(survey: Survey, prefix: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """BMU, its distance (float64) and row number of the mapped rows of a block."""
     bmu = np.asarray(survey[f"{prefix}/bmu"][start:stop]).astype(np.int64)
     distance = np.asarray(survey[f"{prefix}/bmu_distance"][start:stop]).astype(np.float64)
@@ -173,9 +167,7 @@ def _mapped_rows(
     return bmu[mapped], distance[mapped], mapped + start
 
 
-def _distance_histogram(
-    survey: Survey, prefix: str, low: float, high: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _distance_histogram(survey: Survey, prefix: str, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(low):
         return np.linspace(0, 1, FINE_BINS + 1), np.zeros(FINE_BINS, dtype=np.int64)
     edges = np.linspace(low, high if high > low else low + 1e-6 + abs(low) * 1e-6, FINE_BINS + 1)
@@ -200,12 +192,22 @@ def _without(rows: np.ndarray, taken: np.ndarray) -> np.ndarray:
     return np.take_along_axis(np.where(keep, rows, -1), order, axis=1)
 
 
-def quarter_turn_excess(angles: np.ndarray) -> tuple[float, float, bool]:
-    """Share of best angles (2, R) within 5 degrees of a quarter turn, the share expected, and if it is clearly above.
+@dataclass(frozen=True)
+class QuarterTurns:
+    """Share of best angles within 5 degrees of a quarter turn, observed and expected of a flat distribution.
 
-    Clear means more than a quarter above the expectation and five standard deviations of a binomial. With fewer
-    than 36 rotations there are too few angles in between to tell.
+    verdict: "preferred" or "avoided" where the observed share is off by a quarter of the expected one and by
+    five standard deviations of a binomial, "flat" where not, "unknown" with fewer than 36 rotations (too few
+    angles in between to tell).
     """
+
+    observed: float
+    expected: float
+    verdict: str
+
+
+def quarter_turns(angles: np.ndarray) -> QuarterTurns:
+    """Whether best angles (2, R), counts without and with flip, favour multiples of 90 degrees."""
     counts = angles.sum(axis=0)
     total, rotations = int(counts.sum()), len(counts)
     angle = np.arange(rotations) * 360 / rotations
@@ -213,9 +215,11 @@ def quarter_turn_excess(angles: np.ndarray) -> tuple[float, float, bool]:
     expected = float(near.mean())
     observed = float(counts[near].sum() / total) if total else 0.0
     if not total or rotations < 36:
-        return observed, expected, False
-    sigma = np.sqrt(expected * (1 - expected) / total)
-    return observed, expected, bool(observed > 1.25 * expected and observed > expected + 5 * sigma)
+        return QuarterTurns(observed, expected, "unknown")
+    excess = observed - expected
+    clear = abs(excess) > max(0.25 * expected, 5 * np.sqrt(expected * (1 - expected) / total))
+    verdict = ("preferred" if excess > 0 else "avoided") if clear else "flat"
+    return QuarterTurns(observed, expected, verdict)
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,15 @@ class WorstMatch:
     ra: float
     dec: float
     coverage: float
+
+
+def source_ids(survey: Survey, rows: np.ndarray) -> dict[int, str]:
+    """Ids of ``rows`` by row; negative rows are left out."""
+    wanted = np.unique(rows[rows >= 0])
+    if not len(wanted):
+        return {}
+    names = np.asarray(survey["source_id"].oindex[wanted])
+    return {int(row): str(name) for row, name in zip(wanted, names, strict=True)}
 
 
 def worst_matches(survey: Survey, name: str, rows: np.ndarray) -> list[WorstMatch]:
@@ -259,8 +272,8 @@ def worst_matches(survey: Survey, name: str, rows: np.ndarray) -> list[WorstMatc
 class Content:
     """Everything the page shows. ``lattice`` and its kin are None before training, ``mapping`` before mapping.
 
-    side : central pixels of neurons and images that are shown. u_matrix (N,) float64. pictures: thumbnails
-    (C, s, s) uint8 by row for the gallery, ``worst_pictures`` likewise for the worst matches.
+    side : central pixels of neurons and images that are shown. u_matrix (N,) float64. ids, pictures: source ids and
+    thumbnails (C, s, s) uint8 by row for the gallery, ``worst_pictures`` likewise for the worst matches.
     """
 
     output: Path
@@ -275,6 +288,7 @@ class Content:
     u_matrix: Any = None
     mapping: MappingSummary | None = None
     gallery: list[int] = field(default_factory=list)
+    ids: dict[int, str] = field(default_factory=dict)
     pictures: dict[int, np.ndarray] = field(default_factory=dict)
     worst: list[WorstMatch] = field(default_factory=list)
     worst_pictures: dict[int, np.ndarray] = field(default_factory=dict)

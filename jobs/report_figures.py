@@ -71,17 +71,20 @@ def central(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def thumbnail(image: np.ndarray, side: int) -> np.ndarray:
-    """(side, side) uint8 palette levels 0..254 of an image (y, x): its own minimum to its own maximum."""
+    """(side, side) uint8 palette levels 0..254 of an image (y, x): its own minimum to its own maximum.
+
+    Levels follow the square root where the background is dark, so that faint emission shows, and turn linear as it
+    brightens (noise). The first row comes last, as FITS images are drawn: north up where north is towards higher rows.
+    """
     from PIL import Image
 
     finite = image[np.isfinite(image)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    scaled = (np.nan_to_num(image, nan=low, posinf=high, neginf=low) - low) / (
-        high - low if high > low else 1.0
-    )
+    scaled = (np.nan_to_num(image, nan=low, posinf=high, neginf=low) - low) / (high - low if high > low else 1.0)
     filter_ = Image.Resampling.LANCZOS if image.shape[0] > side else Image.Resampling.BICUBIC
     resized = np.asarray(Image.fromarray(scaled.astype(np.float32)).resize((side, side), filter_))
-    return np.rint(np.clip(resized, 0, 1) * (WHITE - 1)).astype(np.uint8)
+    power = 0.5 + 0.5 * min(float(np.median(scaled)) / 0.3, 1.0)
+    return np.rint(np.clip(resized[::-1], 0, 1) ** power * (WHITE - 1)).astype(np.uint8)
 
 
 def palette_png(levels: np.ndarray, colour_map: str = "inferno") -> str:
@@ -183,18 +186,14 @@ def lattice_svg(
         f'viewBox="{-2 * margin:.1f} {-2 * margin:.1f} {width + 3 * margin:.1f} {height + 2.5 * margin:.1f}">'
     ]
     if image:
-        parts.append(
-            f'<image width="{width:.1f}" height="{height:.1f}" href="{image}" preserveAspectRatio="none"/>'
-        )
+        parts.append(f'<image width="{width:.1f}" height="{height:.1f}" href="{image}" preserveAspectRatio="none"/>')
     detailed = layout.x.size <= TOOLTIP_NEURONS
     if fills is not None or detailed:
         for i in np.flatnonzero(layout.panel == panel):
             parts.append(
-                _cell(
-                    layout, int(i), fills, texts if detailed else None, titles if detailed else None, linked
-                )
+                _cell(layout, int(i), fills, texts if detailed else None, titles if detailed else None, linked)
             )
-    parts += [_axis_labels(layout, margin, down, tall), "</svg>"]
+    parts += [_axis_labels(layout, margin, down, tall, (0.6 if image else 0.85) * margin), "</svg>"]
     return "".join(parts)
 
 
@@ -226,8 +225,7 @@ def _cell(
     return f'<a href="#neuron-{i}">{shape}</a>' if i in linked else shape
 
 
-def _axis_labels(layout: Layout, margin: float, down: float, tall: float) -> str:
-    size = 0.85 * margin
+def _axis_labels(layout: Layout, margin: float, down: float, tall: float, size: float) -> str:
     parts = []
     every = max(1, layout.rows // 12)
     for row in range(0, layout.rows, every):
@@ -239,9 +237,7 @@ def _axis_labels(layout: Layout, margin: float, down: float, tall: float) -> str
         )
     for column in range(0, 0 if layout.hexagonal else layout.columns, max(1, layout.columns // 12)):
         x = (column + 0.5) * CELL
-        parts.append(
-            f'<text class="axis" x="{x:.0f}" y="{-0.5 * margin:.0f}" font-size="{size:.1f}">{column}</text>'
-        )
+        parts.append(f'<text class="axis" x="{x:.0f}" y="{-0.5 * margin:.0f}" font-size="{size:.1f}">{column}</text>')
     return "".join(parts)
 
 
@@ -304,13 +300,12 @@ def angle_chart(counts: np.ndarray) -> str:
     """Histogram of best angles (2, R), flipped sources on top, with the quarter turns marked."""
     figure, axes = _figure(7.6, 3.1)
     rotations = counts.shape[1]
-    bins = rotations if rotations <= 120 else 72
-    grouped = np.zeros((2, bins))
-    # bins are centred on multiples of their width, so that a quarter turn is in the middle of one
-    index = np.rint(np.arange(rotations) * bins / rotations).astype(int) % bins
-    for flipped in (0, 1):
-        np.add.at(grouped[flipped], index, counts[flipped])
-    angle, width = np.arange(bins) * 360 / bins, 360 / bins
+    # equally many angles a bin, or the histogram would have a comb of its own
+    bins = max([b for b in range(24, 121, 4) if rotations % b == 0], default=rotations)
+    each = rotations // bins
+    grouped = np.roll(counts, each // 2, axis=1).reshape(2, bins, each).sum(axis=2)
+    width = 360 / bins
+    angle = np.arange(bins) * width + ((each - 1) / 2 - each // 2) * 360 / rotations
     axes.bar(angle, grouped[0], width, color=ACCENT, label="as it is")
     axes.bar(angle, grouped[1], width, bottom=grouped[0], color="#9db2de", label="mirrored")
     axes.axhline(counts.sum() / bins, color=INK, lw=1, ls="--")
@@ -324,18 +319,18 @@ def angle_chart(counts: np.ndarray) -> str:
 def training_chart(seen: np.ndarray, distance: np.ndarray, factor: np.ndarray, stage: np.ndarray) -> str:
     """Mean BMU distance and update factor against images seen, training stages shaded."""
     figure, axes = _figure(7.6, 3.4)
+    axes.plot(seen, distance, "o-", color=ACCENT, ms=3.5, lw=1.6)
     for number in np.unique(stage):
         own = stage == number
-        axes.plot(seen[own], distance[own], "o-", color=ACCENT, ms=3.5, lw=1.6)
         first = seen[own].min() if number == stage.min() else seen[stage < number].max()
         if len(np.unique(stage)) > 1:
             axes.axvspan(first, seen[own].max(), color=MUTED, alpha=0.05 + 0.07 * (int(number) % 2), lw=0)
             axes.text((first + seen[own].max()) / 2, 1.01, f"stage {int(number) + 1}", fontsize=8.5, ha="center",
                       va="bottom", color=MUTED, transform=axes.get_xaxis_transform())  # fmt: skip
-    axes.set(xlabel="images seen in training", ylabel="mean distance", ylim=(0, None))
+    axes.set(xlabel="images seen in training", ylabel="mean distance")
     if np.isfinite(factor).any():
         other = axes.twinx()
-        other.plot(seen, factor, color=SECOND, lw=1.2, ls="--")
+        other.plot(seen, factor, color=SECOND, lw=1.2, ls="--", drawstyle="steps-pre")
         other.set_ylabel("update factor", color=SECOND)
         other.set_ylim(0, None)
         other.tick_params(colors=SECOND, labelsize=8.5)

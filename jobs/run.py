@@ -9,13 +9,15 @@ from skysom.jobs.ingest import ingest
 from skysom.jobs.map import map_survey
 from skysom.jobs.output import STAGES, Output, Timer
 from skysom.jobs.preprocess import preprocess_survey
-from skysom.jobs.train import train
+from skysom.jobs.train import load_map, train
+from skysom.storage.catalogue import read_catalogue, select
 from skysom.storage.survey import Survey, remove_tree
 
 
 def run(config: Config, output: Output, runtime: Runtime) -> Path:
     """All stages in order; returns the path of the report."""
     timer = Timer()
+    check_before_start(config, output)
     with output.lock():
         ingest(config, output, runtime)
         preprocess_survey(config, output, runtime)
@@ -25,6 +27,18 @@ def run(config: Config, output: Output, runtime: Runtime) -> Path:
         path = report(config, output)
         output.log("run", seconds=timer.seconds, workers=runtime.workers)
     return path
+
+
+def check_before_start(config: Config, output: Output) -> None:
+    """Whatever would stop a later stage is refused before the first: the selection and the published map."""
+    if config.map.som is not None and not config.map.som.startswith("som:"):
+        load_map(config.map.som, output, config.map.som_layout)
+    where = config.train.where
+    if where is not None and config.map.som is None and not output.catalogue.exists() and config.catalogue:
+        if not Path(config.catalogue).is_file():
+            raise ConfigError(f"cannot read --catalogue {config.catalogue}: no such file")
+        if not select(read_catalogue(config.catalogue), where).any():
+            raise ConfigError(f"--train-where {where!r} selects no usable row")
 
 
 def report(config: Config, output: Output) -> Path:
@@ -43,7 +57,7 @@ def report(config: Config, output: Output) -> Path:
         config_text=to_toml(config),
         title=config.report.title,
     )
-    output.log("stage_end", stage="report", key="report", seconds=timer.seconds)
+    output.log("stage_end", stage="report", key="report", seconds=timer.seconds, images=len(Survey(output.survey)))
     return path
 
 

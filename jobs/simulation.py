@@ -88,14 +88,12 @@ def sidelobes(radius: np.ndarray, angle: np.ndarray, phase: float) -> np.ndarray
 def compact(flux: float, rng: np.random.Generator) -> Source:
     """An unresolved or barely resolved source."""
     size = rng.choice([0.0, rng.uniform(1.0, 4.5)], p=[0.6, 0.4])
-    return Source(
-        "compact", _rows([(0, 0, flux, size, size * rng.uniform(0.4, 1), _angle(rng))]), np.zeros((1, 2))
-    )
+    return Source("compact", _rows([(0, 0, flux, size, size * rng.uniform(0.4, 1), _angle(rng))]), np.zeros((1, 2)))
 
 
 def double(flux: float, rng: np.random.Generator, kind: str = "double") -> Source:
     """An FR II: a hot spot at each end, lobes that point back to the middle, now and then a faint core."""
-    length, axis = _length(rng, 24.0), _angle(rng)
+    length, axis = _length(rng, 30.0), _angle(rng)
     asymmetry, arm_ratio = rng.uniform(0.3, 0.7), rng.uniform(0.42, 0.58)
     core = rng.uniform(0.25, 0.45) if kind == "triple" else rng.choice([0.0, rng.uniform(0.01, 0.06)])
     rows = [(0.0, 0.0, core * flux, 0, 0, 0)]
@@ -118,7 +116,7 @@ def triple(flux: float, rng: np.random.Generator) -> Source:
 
 def fr1(flux: float, rng: np.random.Generator) -> Source:
     """An FR I: bright in the middle, two jets that widen, fade and meander."""
-    length, axis = _length(rng, 34.0), _angle(rng)
+    length, axis = _length(rng, 42.0), _angle(rng)
     rows = [(0.0, 0.0, 0.22 * flux, 0, 0, 0)]
     for side in (0.0, 180.0):
         wiggle, share = rng.normal(0, 12), rng.uniform(0.8, 1.2)
@@ -128,7 +126,7 @@ def fr1(flux: float, rng: np.random.Generator) -> Source:
 
 def bent(flux: float, rng: np.random.Generator) -> Source:
     """A bent tail: two jets swept the same way by the gas the galaxy moves through."""
-    length, axis = _length(rng, 38.0), _angle(rng)
+    length, axis = _length(rng, 44.0), _angle(rng)
     opening, sweep = rng.uniform(50, 85), rng.uniform(20, 60)
     rows = [(0.0, 0.0, 0.15 * flux, 0, 0, 0)]
     tips = []
@@ -186,7 +184,7 @@ def _components(offsets: list[tuple[float, float]], length: float) -> np.ndarray
 
 
 def _length(rng: np.random.Generator, median: float) -> float:
-    return float(np.clip(rng.lognormal(np.log(median), 0.5), 9.0, 75.0))
+    return float(np.clip(rng.lognormal(np.log(median), 0.5), 9.0, 80.0))
 
 
 def _angle(rng: np.random.Generator) -> float:

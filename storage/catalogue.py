@@ -274,9 +274,7 @@ def _read_fits(path: Path) -> pd.DataFrame:
     with ExitStack() as stack:
         stream, unit = open_data_unit(path, stack, lambda found: found.is_table)
         count = int(unit.header["TFIELDS"])
-        _refuse_duplicates(
-            path, [str(unit.header.get(f"TTYPE{n}", f"col{n}")).strip() for n in range(1, count + 1)]
-        )
+        _refuse_duplicates(path, [str(unit.header.get(f"TTYPE{n}", f"col{n}")).strip() for n in range(1, count + 1)])
         with fits.open(stream, memmap=False) as hdus:
             return _from_astropy(Table.read(hdus[unit.number], format="fits"))
 
@@ -287,12 +285,8 @@ def _read_votable(path: Path) -> pd.DataFrame:
     with _open(path) as stream:
         content = stream.read()
     # astropy would fetch the address of a STREAM, and expand entities; neither belongs in a catalogue.
-    if b"\0" in content[:200] or re.search(
-        rb"<!(DOCTYPE|ENTITY)|<(\w+:)?STREAM[^>]*\shref", content, re.IGNORECASE
-    ):
-        raise CatalogueError(
-            f"{path} points outside itself (DOCTYPE, or STREAM with href); save it as one file"
-        )
+    if b"\0" in content[:200] or re.search(rb"<!(DOCTYPE|ENTITY)|<(\w+:)?STREAM[^>]*\shref", content, re.IGNORECASE):
+        raise CatalogueError(f"{path} points outside itself (DOCTYPE, or STREAM with href); save it as one file")
     votable = parse_single_table(io.BytesIO(content), verify="ignore")
     _refuse_duplicates(path, [str(field.name) for field in votable.fields])
     return _from_astropy(votable.to_table(use_names_over_ids=True))
@@ -317,10 +311,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     table = pq.ParquetFile(path).read()
     _refuse_duplicates(path, table.column_names)
     # Types nullable in pandas when written stay so; others become it only where values are missing.
-    stored = {
-        c.get("field_name"): c.get("numpy_type")
-        for c in (table.schema.pandas_metadata or {}).get("columns", [])
-    }
+    stored = {c.get("field_name"): c.get("numpy_type") for c in (table.schema.pandas_metadata or {}).get("columns", [])}
     columns, dropped = {}, []
     for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_nested(column.type):
@@ -365,9 +356,7 @@ def _open(path: Path) -> IO[bytes]:
 def _refuse_duplicates(path: Path, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise CatalogueError(
-            f"{path} has more than one column named {', '.join(map(repr, twice))}; rename one of each"
-        )
+        raise CatalogueError(f"{path} has more than one column named {', '.join(map(repr, twice))}; rename one of each")
 
 
 def _column(table: pd.DataFrame, name: str, what: str) -> str:
@@ -381,9 +370,7 @@ def _degrees(table: pd.DataFrame, column: str) -> np.ndarray:
     """One coordinate (n,) float64, NaN where the value is missing or no number."""
     unit = str(table.attrs.get("units", {}).get(column, ""))
     if unit.lower() not in DEGREES:
-        raise CatalogueError(
-            f"column {column!r} is in {unit!r}, degrees are needed; convert it, or name another"
-        )
+        raise CatalogueError(f"column {column!r} is in {unit!r}, degrees are needed; convert it, or name another")
     values = table[column]
     if not pd.api.types.is_numeric_dtype(values):
         text = values.dropna().astype(str)

@@ -9,6 +9,7 @@ STATUSES = (
     "wrong_size",  # not square, or not the side of the survey
     "all_nan",
     "constant",
+    "not_finite",  # an imported image with NaN or infinite pixels
     "no_wcs",  # a position or a pixel scale is needed and the header has none
     "bad_position",  # NaN or out-of-range coordinates
     "no_coverage",  # no image covers the position

@@ -188,10 +188,15 @@ class Survey:
         return np.asarray(group["weights"][:]), dict(group.attrs)  # type: ignore[index]
 
     def som_names(self) -> list[str]:
-        return sorted(self.group["soms"].group_keys()) if "soms" in self.group else []  # type: ignore[union-attr]
+        return self._groups("soms")
 
     def mapping_names(self) -> list[str]:
-        return sorted(self.group["mappings"].group_keys()) if "mappings" in self.group else []  # type: ignore[union-attr]
+        return self._groups("mappings")
+
+    def _groups(self, parent: str) -> list[str]:
+        """Names of the groups of ``parent``; those that begin with a dot are being written."""
+        keys = self.group[parent].group_keys() if parent in self.group else []  # type: ignore[union-attr]
+        return sorted(key for key in keys if not key.startswith("."))
 
     # --- rows ---------------------------------------------------------------------------------
 

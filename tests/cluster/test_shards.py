@@ -55,7 +55,8 @@ def test_every_shard_is_done_once_and_counted_in_order(tmp_path, runtime):
 
 def test_failures_are_tried_again(tmp_path, runtime):
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    run_pass("x", SHARDS, workers.Make(workers.FileWorker(tmp_path, fail=2)), ledger=ledger, config="c", runtime=runtime)
+    make = workers.Make(workers.FileWorker(tmp_path, fail=2))
+    run_pass("x", SHARDS, make, ledger=ledger, config="c", runtime=runtime)
     assert [attempts(tmp_path, shard) for shard in SHARDS] == [3, 1, 1, 3, 1, 1]
 
 
