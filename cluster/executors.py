@@ -80,7 +80,7 @@ class RayExecutor:
             yield from self._collect(actors, list(shards))
         finally:
             for actor in actors:
-                ray.kill(actor)
+                ray.kill(actor)  # type: ignore[arg-type]
 
     def _collect(self, actors: list[Any], shards: list[Shard]) -> Iterator[ShardResult]:
         import ray

@@ -80,9 +80,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):
                 break  # torn by a kill: no newline was written
-            raise LedgerError(
-                f"{path}, line {number}: not a ledger record ({error}); restore or delete it"
-            ) from error
+            raise LedgerError(f"{path}, line {number}: not a ledger record ({error}); restore or delete it") from error
         records.append(record)
     return records
 

@@ -58,9 +58,7 @@ _ONE_D = np.array([[(1, (-1) ** q, (-1) ** f, (-1) ** (f + q)) for q in range(4)
 CHARACTERS = _ONE_D.reshape(8, 4).T.astype(np.float64)
 """(4, 8) the four one-dimensional representations."""
 _TURNS = np.stack([np.stack([_C, -_S], -1), np.stack([_S, _C], -1)], 1)
-MATRICES = np.concatenate([_TURNS, np.stack([np.stack([_C, -_S], -1), np.stack([-_S, -_C], -1)], 1)]).astype(
-    float
-)
+MATRICES = np.concatenate([_TURNS, np.stack([np.stack([_C, -_S], -1), np.stack([-_S, -_C], -1)], 1)]).astype(float)
 """(8, 2, 2) the two-dimensional representation."""
 
 
@@ -137,9 +135,7 @@ def neuron_spectra(weights: Array, table: Orbits, *, xp: Any = np) -> Spectra:
     return Spectra(xp.permute_dims(scalars, (2, 0, 1)), matrices)
 
 
-def image_spectra(
-    images: Array, table: Orbits, first: int, stop: int, *, xp: Any = np
-) -> tuple[Spectra, Array]:
+def image_spectra(images: Array, table: Orbits, first: int, stop: int, *, xp: Any = np) -> tuple[Spectra, Array]:
     """Spectra of base rotations ``first``..``stop`` of ``images`` (B, C, H, W), and their norms.
 
     Returns the spectra with columns (k, image) and |r|^2 over the region, (8, stop - first, B) float64,

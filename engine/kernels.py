@@ -16,9 +16,7 @@ _SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
 
 
 @njit(**_OPTIONS)
-def sample_block(
-    images, index, low, right, weight, inside, complete, product, side, scalars, matrices, norms
-):
+def sample_block(images, index, low, right, weight, inside, complete, product, side, scalars, matrices, norms):
     """Sample, transform and square base rotations of a block of images.
 
     images (C, H*W, B); index, low, right (k, O, 8); fills scalars (4, C*O, k*B) and matrices
@@ -117,9 +115,7 @@ def sample_each(images, index, low, right, weight, inside, complete, product, si
 
 
 @njit(**_OPTIONS)
-def minimum_block(
-    scalars, matrices, norms, first, base_rotations, rotations, elements, best, best_t, best_product
-):
+def minimum_block(scalars, matrices, norms, first, base_rotations, rotations, elements, best, best_t, best_product):
     """Fold the products of a block of rotations into the running minimum over transforms.
 
     scalars (4, N, k*B), matrices (N, 2, 2, k*B) are parts of -2 <r, w>; norms (8, k, B) float32 are

@@ -24,9 +24,7 @@ class Cartesian:
 
     def __post_init__(self) -> None:
         if min(self.width, self.height, self.depth) < 1:
-            raise LatticeError(
-                f"lattice sides must be at least 1; got {(self.width, self.height, self.depth)}"
-            )
+            raise LatticeError(f"lattice sides must be at least 1; got {(self.width, self.height, self.depth)}")
 
     @property
     def size(self) -> int:
@@ -104,11 +102,7 @@ class Hexagonal:
     def positions(self) -> np.ndarray:
         """(N, 3) int64: row, axial column, 0."""
         r = self.radius
-        cells = [
-            (row, max(r - row, 0) + i, 0)
-            for row in range(self.width)
-            for i in range(self.width - abs(r - row))
-        ]
+        cells = [(row, max(r - row, 0) + i, 0) for row in range(self.width) for i in range(self.width - abs(r - row))]
         return np.array(cells)
 
     def distances(self) -> np.ndarray:

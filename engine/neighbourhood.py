@@ -33,13 +33,9 @@ class Neighbourhood:
         if self.kind not in get_args(Kind):
             raise NeighbourhoodError(f"neighbourhood is {self.kind!r}; use one of {get_args(Kind)}")
         if not (self.sigma > 0 and math.isfinite(self.sigma) and math.isfinite(self.rate)):
-            raise NeighbourhoodError(
-                f"sigma is {self.sigma}, rate {self.rate}; sigma must be positive, both finite"
-            )
+            raise NeighbourhoodError(f"sigma is {self.sigma}, rate {self.rate}; sigma must be positive, both finite")
         if self.max_update_distance is not None and not self.max_update_distance > 0:
-            raise NeighbourhoodError(
-                f"max_update_distance is {self.max_update_distance}; it must be positive or unset"
-            )
+            raise NeighbourhoodError(f"max_update_distance is {self.max_update_distance}; it must be positive or unset")
 
     def __call__(self, distance: np.ndarray) -> np.ndarray:
         """Update factors, float32, for float32 lattice distances of any shape."""

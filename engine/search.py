@@ -103,9 +103,7 @@ def as_batch(images: Array) -> Array:
     return images if len(shape) == 4 else images[:, None, :, :]
 
 
-def geometry_of(
-    images: Array, som: Som, rotations: int, flip: bool, region: str, region_side: int | None
-) -> Geometry:
+def geometry_of(images: Array, som: Som, rotations: int, flip: bool, region: str, region_side: int | None) -> Geometry:
     """Geometry of a search of ``images`` (B, C, H, H) on ``som``; ShapeError where channels differ."""
     if images.shape[1] != som.channels:
         raise ShapeError(f"images have {images.shape[1]} channels, the map has {som.channels}")
@@ -168,9 +166,7 @@ def _finite(images: Array, *, xp: Any) -> tuple[Array, Array]:
     return xp.where(finite[:, None, None, None], images, xp.zeros_like(images)), finite
 
 
-def _decide(
-    search: Search, images: Array, squared: Array, transform: Array, scale: Array, count: int
-) -> tuple:
+def _decide(search: Search, images: Array, squared: Array, transform: Array, scale: Array, count: int) -> tuple:
     """Replace cancelled distances, and those that compete for the BMU, by direct sums of squares."""
     values, scales = np.array(squared), np.array(scale)
     best = np.min(values, axis=1, keepdims=True)
@@ -179,9 +175,7 @@ def _decide(
     direct[count:] = perfect[count:] = False
     chosen, weights = np.array(transform), np.asarray(search.weights)
     rows, neurons = np.nonzero(direct)
-    values[rows, neurons] = direct_distances(
-        images, weights, search.geometry, rows, neurons, chosen[rows, neurons]
-    )
+    values[rows, neurons] = direct_distances(images, weights, search.geometry, rows, neurons, chosen[rows, neurons])
     every = np.arange(search.geometry.transforms)
     for row, neuron in np.argwhere(perfect):
         sums = direct_distances(
@@ -240,9 +234,7 @@ def rotation_blocks(geometry: Geometry, batch: int, rows: int) -> Iterator[tuple
         yield first, min(first + step, geometry.base_rotations)
 
 
-def sample(
-    images: np.ndarray, table: dihedral.Orbits, first: int, stop: int
-) -> tuple[dihedral.Spectra, np.ndarray]:
+def sample(images: np.ndarray, table: dihedral.Orbits, first: int, stop: int) -> tuple[dihedral.Spectra, np.ndarray]:
     """`dihedral.image_spectra` by the compiled kernel; ``images`` (C, H*W, B), image innermost."""
     from skysom.engine import kernels
 
@@ -296,9 +288,7 @@ def _portable_minimum(images: Array, search: Search) -> tuple[Array, Array, Arra
                 best = (d, product, t, norm)
                 continue
             better = (d < best[0]) | ((d == best[0]) & (t < best[2]))
-            best = tuple(
-                xp.where(better, new, old) for new, old in zip((d, product, t, norm), best, strict=True)
-            )
+            best = tuple(xp.where(better, new, old) for new, old in zip((d, product, t, norm), best, strict=True))
     assert best is not None
     return best[1], best[2], best[3]
 

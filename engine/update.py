@@ -94,9 +94,7 @@ def train_online(
 class OnlineTrainer:
     """A map in training. It owns a copy of the weights; `som` is the present map."""
 
-    def __init__(
-        self, som: Som, neighbourhood: Neighbourhood, geometry: Geometry, *, method: Method = "exact"
-    ) -> None:
+    def __init__(self, som: Som, neighbourhood: Neighbourhood, geometry: Geometry, *, method: Method = "exact") -> None:
         if method not in ("exact", "reference"):
             raise EngineError(f"method is {method!r}; online training knows 'exact' and 'reference'")
         self.geometry, self.lattice, self.method = geometry, som.lattice, method
@@ -141,9 +139,7 @@ class OnlineTrainer:
         from skysom.engine import kernels
 
         for n in neurons:
-            kernels.neuron_spectrum(
-                self.flat[n], self.table.pixels, self.scale, self.scalars, self.matrices, n
-            )
+            kernels.neuron_spectrum(self.flat[n], self.table.pixels, self.scale, self.scalars, self.matrices, n)
             self.norms[n] = kernels.square_norm(self.flat[n], self.places)
 
     def _exact_steps(self, images: np.ndarray):  # type: ignore[no-untyped-def]
@@ -172,9 +168,7 @@ class OnlineTrainer:
         )  # fmt: skip
         return scalars, matrices, norms[:8] + norms[8]
 
-    def _values(
-        self, scalars: np.ndarray, matrices: np.ndarray, norms: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _values(self, scalars: np.ndarray, matrices: np.ndarray, norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """d^2 (N, T) float64 of one image, and |r|^2 + |w|^2 of the same shape."""
         from skysom.engine import kernels
 

@@ -25,35 +25,25 @@ app = typer.Typer(
 
 Images = Annotated[
     list[str] | None,
-    typer.Option(
-        "--images", "-i", help="Directory, glob or file of FITS images; repeat it for more channels."
-    ),
+    typer.Option("--images", "-i", help="Directory, glob or file of FITS images; repeat it for more channels."),
 ]
 Catalogue = Annotated[
     Path | None, typer.Option("--catalogue", "-c", help="Catalogue: CSV, FITS table, VOTable or Parquet.")
 ]
-OutputDir = Annotated[
-    Path, typer.Option("--output", "-o", help="Directory of the results; resumes what is there.")
-]
-Preset = Annotated[
-    str | None, typer.Option("--preset", help="quick (8x8, minutes) or vlass (10x10, published).")
-]
+OutputDir = Annotated[Path, typer.Option("--output", "-o", help="Directory of the results; resumes what is there.")]
+Preset = Annotated[str | None, typer.Option("--preset", help="quick (8x8, minutes) or vlass (10x10, published).")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; flags override it.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any key of the configuration, e.g. --set som.width=12; repeatable."),
 ]
-PrintConfig = Annotated[
-    bool, typer.Option("--print-config", help="Print the effective configuration and stop.")
-]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the effective configuration and stop.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one a core.")]
 ExecutorName = Annotated[
     Literal["auto", "local", "ray"],
     typer.Option("--executor", help="auto: Ray where it pays, else in process."),
 ]
-RayAddress = Annotated[
-    str | None, typer.Option("--ray-address", help="A running Ray cluster ('auto' or host:port).")
-]
+RayAddress = Annotated[str | None, typer.Option("--ray-address", help="A running Ray cluster ('auto' or host:port).")]
 IdColumn = Annotated[str | None, typer.Option("--id-column", help="Column of source ids.")]
 TrainSample = Annotated[int | None, typer.Option("--train-sample", min=1, help="Train on at most N images.")]
 TrainWhere = Annotated[
@@ -79,9 +69,7 @@ def run(
     train_sample: TrainSample = None,
     train_where: TrainWhere = None,
     som_name: SomName = None,
-    som: Annotated[
-        str | None, typer.Option("--som", help="Map onto this published map instead of training.")
-    ] = None,
+    som: Annotated[str | None, typer.Option("--som", help="Map onto this published map instead of training.")] = None,
     redo: Redo = None,
     print_config: PrintConfig = False,
 ) -> None:
@@ -219,9 +207,7 @@ def report(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where the simulated survey and its results go.")] = Path(
-        "demo"
-    ),
+    folder: Annotated[Path, typer.Argument(help="Where the simulated survey and its results go.")] = Path("demo"),
     components: Annotated[int, typer.Option(min=50, help="Rows of the simulated catalogue.")] = 1500,
     seed: Annotated[int, typer.Option(help="The same seed gives the same survey.")] = 7,
     workers: Workers = None,
@@ -236,7 +222,7 @@ def demo(
         images=[str(survey.images)],
         catalogue=survey.catalogue,
         preset="quick",
-        setting=["ingest.side_pixels=80", "report.title='A simulated radio survey'"],
+        setting=["ingest.side_pixels=56", "report.title='A simulated radio survey'"],
         workers=workers,
     )
 
@@ -264,16 +250,36 @@ def import_pink_command(
     transforms: Optional = None,
     som_name: Annotated[str, typer.Option(help="Name of the map and mapping in the store.")] = "main",
     layout: Annotated[Literal["auto", "cartesian", "hexagonal"], typer.Option()] = "auto",
+    rotations: Annotated[int, typer.Option(help="--numrot the files were made with.")] = 360,
+    flip: Annotated[bool, typer.Option(help="Whether flips were used.")] = True,
+    region: Annotated[
+        Literal["quadratic", "circular"], typer.Option(help="Shape of the region.")
+    ] = "quadratic",
+    region_side: Annotated[int | None, typer.Option(help="Its side in pixels; default as PINK's.")] = None,
 ) -> None:
-    """Bring PINK's image, SOM, map and transform files into a survey store."""
+    """Bring PINK's image, SOM, map and transform files into a survey store.
+
+    The other commands go on from there: `skysom train`, `skysom map --som som:main`, `skysom report`.
+    """
+    from skysom.jobs.adopt import adopt
     from skysom.jobs.pink_convert import import_pink
 
     directory = _output(output)
     with directory.lock():
         import_pink(
-            directory.survey, images=images, som=som, mapping=mapping, transforms=transforms,
-            name=som_name, layout=layout,
-        )  # fmt: skip
+            directory.survey,
+            images=images,
+            som=som,
+            mapping=mapping,
+            transforms=transforms,
+            name=som_name,
+            layout=layout,
+            rotations=rotations,
+            flip=flip,
+            region=region,
+            region_side=region_side,
+        )
+        adopt(directory, som_name, som=som is not None, mapping=mapping is not None)
 
 
 @app.command("export-pink")

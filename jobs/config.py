@@ -36,16 +36,12 @@ class Strict(BaseModel):
 class Ingest(Strict):
     """Where cut-outs come from and how they are kept."""
 
-    id_column: str | None = Field(
-        None, description="column of source ids; else source_id, name, or the row number"
-    )
+    id_column: str | None = Field(None, description="column of source ids; else source_id, name, or the row number")
     ra_column: str = Field("ra", description="right ascension in degrees (ICRS)")
     dec_column: str = Field("dec", description="declination in degrees (ICRS)")
     filename_column: str = Field("filename", description="column of cut-out files; it wins over positions")
     redshift_column: str | None = Field(None, description="column for preprocessing to a physical scale")
-    side_pixels: int | None = Field(
-        None, ge=2, le=4096, description="cut-out side; default: that of the files, or 128"
-    )
+    side_pixels: int | None = Field(None, ge=2, le=4096, description="cut-out side; default: that of the files, or 128")
     pixel_scale_arcsec: float | None = Field(None, gt=0, description="resample every cut-out to this scale")
     channels: tuple[str, ...] = Field((), description="names of the channels, in the order of --images")
     image_unit: str = Field("Jy/beam", description="unit of the pixel values")
@@ -113,9 +109,7 @@ class Train(Strict):
     """What the map learns from."""
 
     sample: Positive | None = Field(None, description="at most this many images, chosen by the seed")
-    where: str | None = Field(
-        None, description="only rows for which this expression on catalogue columns holds"
-    )
+    where: str | None = Field(None, description="only rows for which this expression on catalogue columns holds")
     shuffle: bool = True
     stages: tuple[TrainingStage, ...] = Field((TrainingStage(),), min_length=1)
     keep_stages: bool = Field(True, description="keep the map after each stage as NAME-stage1, ...")
@@ -125,9 +119,7 @@ class Train(Strict):
 class Map(Strict):
     """How every source is mapped."""
 
-    som: str | None = Field(
-        None, description="a published map: a PINK file or OUTPUT:NAME; default: the trained map"
-    )
+    som: str | None = Field(None, description="a published map: a PINK file or OUTPUT:NAME; default: the trained map")
     som_layout: Literal["auto", "cartesian", "hexagonal"] = Field("auto", description="of a PINK file")
     rotations: int | None = Field(None, description="default: those of the last training stage")
 
@@ -155,14 +147,10 @@ class Config(Strict):
         if self.som.lattice == "hexagonal" and (
             self.som.width % 2 == 0 or self.som.depth > 1 or self.som.height not in (None, self.som.width)
         ):
-            raise ValueError(
-                "a hexagonal map needs an odd som.width, som.height equal to it, and som.depth 1"
-            )
+            raise ValueError("a hexagonal map needs an odd som.width, som.height equal to it, and som.depth 1")
         weights = self.preprocess.channel_weights
         if isinstance(weights, tuple) and self.images and len(weights) != len(self.images):
-            raise ValueError(
-                f"preprocess.channel_weights has {len(weights)} numbers for {len(self.images)} channels"
-            )
+            raise ValueError(f"preprocess.channel_weights has {len(weights)} numbers for {len(self.images)} channels")
         return self
 
 
@@ -292,10 +280,7 @@ def to_toml(config: BaseModel) -> str:
         table, _, name = key.rpartition(".")
         line = f"# {name} is not set" if value is None else f"{name} = {_toml_value(value)}"
         tables.setdefault(table, []).append(line)
-    return (
-        "\n\n".join("\n".join(([f"[{table}]"] if table else []) + lines) for table, lines in tables.items())
-        + "\n"
-    )
+    return "\n\n".join("\n".join(([f"[{table}]"] if table else []) + lines) for table, lines in tables.items()) + "\n"
 
 
 def _toml_value(value: Any) -> str:

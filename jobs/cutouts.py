@@ -60,14 +60,10 @@ def image_files(images: str) -> list[Path]:
         root = root_of(images)
         found = list(root.glob(str(path.relative_to(root))))
     else:
-        found = (
-            [path] if path.is_file() else [p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES)]
-        )
+        found = [path] if path.is_file() else [p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES)]
     files = sorted(p for p in found if p.is_file())
     if not files:
-        raise ImageInputError(
-            f"--images {images}: no FITS file there ({', '.join(SUFFIXES)}); check the path or glob"
-        )
+        raise ImageInputError(f"--images {images}: no FITS file there ({', '.join(SUFFIXES)}); check the path or glob")
     return files
 
 
@@ -136,9 +132,7 @@ class CutoutReader:
                 rows = file.metadata.row_group(group).num_rows
                 if first < stop and first + rows > start:
                     piece = file.read_row_group(group, columns=columns)
-                    pieces.append(
-                        piece.slice(max(start - first, 0), min(stop, first + rows) - max(start, first))
-                    )
+                    pieces.append(piece.slice(max(start - first, 0), min(stop, first + rows) - max(start, first)))
                 first += rows
         return pa.concat_tables(pieces).to_pandas()
 
@@ -237,6 +231,4 @@ def check_images(config: Config) -> None:
 
 def status_counts(codes: np.ndarray) -> dict[str, int]:
     """How many rows have each status, as plain numbers."""
-    return {
-        STATUSES[code]: int(count) for code, count in zip(*np.unique(codes, return_counts=True), strict=True)
-    }
+    return {STATUSES[code]: int(count) for code, count in zip(*np.unique(codes, return_counts=True), strict=True)}

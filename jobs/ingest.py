@@ -72,9 +72,7 @@ def ingest(config: Config, output: Output, runtime: Runtime, *, append: bool = F
     worker = IngestWorker(reader, config.ingest.store)
     with staged_pass(output, "ingest", runtime) as run:
         run(Survey(output.survey).shards(), worker, ingest_hash(output))
-    update_catalogue(
-        output, {"status": Survey(output.survey).statuses(), "coverage": _rows(output, "coverage")}
-    )
+    update_catalogue(output, {"status": Survey(output.survey).statuses(), "coverage": _rows(output, "coverage")})
 
 
 def ingest_hash(output: Output) -> str:
@@ -147,9 +145,7 @@ def _create(config: Config, output: Output, digest: str) -> None:
         side, scale, resample = cutouts.probe_tiles(config, cutouts.index_tiles(config.images))
     channels = list(config.ingest.channels) or [f"channel{i}" for i in range(len(config.images))]
     if len(channels) != len(config.images):
-        raise ConfigError(
-            f"ingest.channels names {len(channels)} channels, there are {len(config.images)} --images"
-        )
+        raise ConfigError(f"ingest.channels names {len(channels)} channels, there are {len(config.images)} --images")
     beside = output.survey.with_name("survey.zarr.partial")
     remove_tree(beside)
     survey = Survey.create(
@@ -170,9 +166,7 @@ def _create(config: Config, output: Output, digest: str) -> None:
     )
     if config.ingest.store != "none":
         unit = {"units": config.ingest.image_unit, "long_name": "cut-out as ingested"}
-        spec = ArraySpec(
-            config.ingest.store, ("channel", "y", "x"), (len(channels), side, side), np.nan, unit
-        )
+        spec = ArraySpec(config.ingest.store, ("channel", "y", "x"), (len(channels), side, side), np.nan, unit)
         survey.add_image_array("images", spec)
     for name, spec in _COLUMNS.items():
         survey.add_image_array(name, spec)
@@ -183,12 +177,8 @@ def _create(config: Config, output: Output, digest: str) -> None:
 
 _COLUMNS = {
     "source_id": ArraySpec("str", fill=""),
-    "ra_deg": ArraySpec(
-        "float64", fill=np.nan, attrs={"units": "degree", "long_name": "right ascension (ICRS)"}
-    ),
-    "dec_deg": ArraySpec(
-        "float64", fill=np.nan, attrs={"units": "degree", "long_name": "declination (ICRS)"}
-    ),
+    "ra_deg": ArraySpec("float64", fill=np.nan, attrs={"units": "degree", "long_name": "right ascension (ICRS)"}),
+    "dec_deg": ArraySpec("float64", fill=np.nan, attrs={"units": "degree", "long_name": "declination (ICRS)"}),
     "status": ArraySpec("uint8", fill=CODES["ok"], attrs=status_attrs()),
     "coverage": ArraySpec("float32", attrs={"units": "1", "long_name": "share of pixels with data"}),
 }
@@ -200,15 +190,11 @@ def _append(config: Config, output: Output, digest: str) -> None:
     new = {f"ingest.{k}": v for k, v in flatten(stage_values(config, "ingest")["ingest"]).items()}
     if old != new:
         different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-        raise ConfigError(
-            f"--append needs the settings the survey was made with; different: {', '.join(different)}"
-        )
+        raise ConfigError(f"--append needs the settings the survey was made with; different: {', '.join(different)}")
     survey = Survey(output.survey, "r+")
     parts = [Part.from_dict(values) for values in survey.attrs["parts"]]
     if len(config.images) != len(parts[0].images):
-        raise ConfigError(
-            f"the survey has {len(parts[0].images)} channels, --images names {len(config.images)}"
-        )
+        raise ConfigError(f"the survey has {len(parts[0].images)} channels, --images names {len(config.images)}")
     rows = _read_rows(config)
     if digest not in [part.catalogue_sha256 for part in parts]:
         start = len(survey)

@@ -155,14 +155,14 @@ def _the_map(config: Config, output: Output) -> tuple[np.ndarray, Lattice, Geome
 
 
 def _add_arrays(survey: Survey, group: str, neurons: int) -> None:
-    every = {"dims": ("neuron",), "shape": (neurons,)}
+    dims, shape = ("neuron",), (neurons,)
     distance = {"units": "1", "long_name": "distance at the best transform"}
     turn = {"units": "1", "long_name": "rotation k: k * 360 / rotations degrees clockwise, row 0 on top"}
     flip = {"long_name": "rows reversed after the rotation"}
     specs = {
-        "distance": ArraySpec("float32", **every, fill=np.nan, attrs=distance),
-        "rotation": ArraySpec("uint16", **every, attrs=turn),
-        "flip": ArraySpec("bool", **every, attrs=flip),
+        "distance": ArraySpec("float32", dims, shape, np.nan, distance),
+        "rotation": ArraySpec("uint16", dims, shape, attrs=turn),
+        "flip": ArraySpec("bool", dims, shape, attrs=flip),
         "bmu": ArraySpec("int32", fill=-1, attrs={"long_name": "best-matching unit, -1 where not mapped"}),
         "bmu_distance": ArraySpec("float32", fill=np.nan, attrs=distance),
         "bmu_rotation": ArraySpec("uint16", attrs=turn),
@@ -184,7 +184,7 @@ def result_columns(survey: Survey, name: str, lattice: Lattice, geometry: Geomet
     positions = lattice.positions()[np.maximum(bmu, 0)]
 
     def nullable(values: np.ndarray, dtype: str) -> Any:
-        array = pd.array(values, dtype=dtype)
+        array = pd.array(values, dtype=dtype)  # type: ignore[call-overload]
         array[unmapped] = pd.NA
         return array
 
@@ -193,8 +193,9 @@ def result_columns(survey: Survey, name: str, lattice: Lattice, geometry: Geomet
     columns["bmu_col"] = nullable(positions[:, 1], "Int32")
     if lattice.depth > 1:
         columns["bmu_depth"] = nullable(positions[:, 2], "Int32")
-    angle = read("bmu_rotation") * (360.0 / geometry.rotations)
     columns["bmu_distance"] = read("bmu_distance")
-    columns["angle_deg"] = np.where(unmapped, np.nan, angle)
-    columns["flip"] = nullable(read("bmu_flip"), "boolean")
+    if f"mappings/{name}/bmu_rotation" in survey:  # an imported mapping may have none
+        angle = read("bmu_rotation") * (360.0 / geometry.rotations)
+        columns["angle_deg"] = np.where(unmapped, np.nan, angle)
+        columns["flip"] = nullable(read("bmu_flip"), "boolean")
     return columns

@@ -117,7 +117,15 @@ def _import_images(path: Path, data: PinkData, shard_images: int) -> None:
         "channels": [f"channel{i}" for i in range(channels)],
         "image_unit": "",
         "image_side": side,
+        "prepared_side": side,
         "pixel_scale_arcsec": None,
+        "resample_arcsec": None,
+        "filename_column": "filename",
+        "redshift_column": None,
+        "id_column": "source_id",
+        "chain": [],
+        "channel_weights": [1.0] * channels,
+        "parts": [],
     }
     store = Survey.create(beside, images=data.count, shard_images=shard_images, attrs=attrs)
     for name, spec in _columns(channels, side).items():
@@ -186,7 +194,16 @@ def _write_rows(store: Survey, path: Path) -> None:
 
 
 def _lattice(som_dims: tuple[int, ...], layout: str) -> Lattice:
-    return Hexagonal(som_dims[0]) if layout == "hexagonal" else Cartesian(*som_dims)
+    if layout == "hexagonal":
+        return Hexagonal(som_dims[0])
+    width, height, depth = (*som_dims, 1, 1)[:3]
+    return Cartesian(width, height, depth)
+
+
+def read_som(path: Path, layout: Layout = "auto") -> tuple[np.ndarray, Lattice]:
+    """Weights (N, C, D, D) float32 and lattice of a SOM file; PinkFormatError where it contradicts the format."""
+    som = pinkfile.open_som(path, layout)
+    return np.array(som.read(), np.float32), _lattice(som.som_dims, som.layout)
 
 
 def _import_som(store: Survey, path: Path, name: str, layout: Layout, options: Mapping[str, Any]) -> None:
@@ -194,7 +211,7 @@ def _import_som(store: Survey, path: Path, name: str, layout: Layout, options: M
     channels = store.attrs["channels"]
     if som.shape[0] != len(channels):
         raise ConfigError(f"{path} has neurons of {som.shape[0]} channels, the survey has {len(channels)}")
-    geometry = Geometry.derive(store.attrs["image_side"], neuron_side=som.shape[1], **options)
+    geometry = Geometry.derive(store.attrs["prepared_side"], neuron_side=som.shape[1], **options)
     attrs = {
         "lattice": lattice_to_dict(_lattice(som.som_dims, som.layout)),
         "geometry": asdict(geometry),
@@ -284,7 +301,7 @@ def _mapping_attrs(
             found = f"{distances.path} is of the map {lattice}, soms/{name} is {som['lattice']}"
             raise ConfigError(f"{found}; give the mapping another name")
         lattice = som["lattice"]
-    geometry = Geometry.derive(store.attrs["image_side"], neuron_side=neuron_side, **options)
+    geometry = Geometry.derive(store.attrs["prepared_side"], neuron_side=neuron_side, **options)
     return {
         "som": name,
         "rotations": geometry.rotations,
@@ -373,4 +390,5 @@ def _export_transforms(store: Survey, path: Path, count: int, name: str) -> None
 def _mapping_lattice(store: Survey, name: str) -> Lattice:
     if name not in store.mapping_names():
         raise ConfigError(f"{store.path} has no mapping {name!r}; it has {store.mapping_names()}")
-    return lattice_from_dict(dict(store.group[f"mappings/{name}"].attrs["lattice"]))  # type: ignore[call-overload]
+    attrs: dict[str, Any] = dict(store.group[f"mappings/{name}"].attrs)
+    return lattice_from_dict(attrs["lattice"])

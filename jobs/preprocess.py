@@ -49,12 +49,8 @@ class Preparer:
         return Survey(self.survey)
 
     def __call__(self, start: int, stop: int) -> Prepared:
-        parts = [
-            self._chunk(first, min(first + CHUNK_IMAGES, stop)) for first in range(start, stop, CHUNK_IMAGES)
-        ]
-        return Prepared(
-            *(np.concatenate([getattr(p, name) for p in parts]) for name in ("images", "codes", "sums"))
-        )
+        parts = [self._chunk(first, min(first + CHUNK_IMAGES, stop)) for first in range(start, stop, CHUNK_IMAGES)]
+        return Prepared(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("images", "codes", "sums")))
 
     def _chunk(self, start: int, stop: int) -> Prepared:
         codes = np.asarray(self._store["status"][start:stop])
@@ -109,9 +105,7 @@ def preprocess_survey(config: Config, output: Output, runtime: Runtime) -> None:
         raise ConfigError(f"preprocess.channel_weights has {len(weights)} numbers, the survey {channels} channels")
     digest = output.claim("preprocess", stage_values(config, "preprocess"))
     if store != "none":
-        spec = ArraySpec(
-            store, ("channel", "y", "x"), (channels, side, side), 0, {"long_name": "cut-out for the map"}
-        )
+        spec = ArraySpec(store, ("channel", "y", "x"), (channels, side, side), 0, {"long_name": "cut-out for the map"})
         survey.add_image_array("prepared", spec)
     survey.add_image_array("channel_sum", ArraySpec("float32", ("channel",), (channels,)))
     survey.add_image_array("prepared_status", ArraySpec("uint8", attrs=status_attrs()))
@@ -153,9 +147,7 @@ def _add_redshifts(output: Output, survey: Survey) -> None:
 
     table = read_catalogue(output.catalogue)
     if column not in table.columns:
-        raise ConfigError(
-            f"ingest.redshift_column {column!r} is not in the catalogue; it has {list(table.columns)}"
-        )
+        raise ConfigError(f"ingest.redshift_column {column!r} is not in the catalogue; it has {list(table.columns)}")
     spec = ArraySpec("float64", fill=np.nan, attrs={"long_name": "redshift"})
     values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)
     survey.add_image_array("redshift", spec)[:] = values
@@ -182,7 +174,7 @@ class PreparedReader:
             images = self.preparer(start, stop).images
         return images * np.asarray(self.weights, np.float32)[:, None, None], ok
 
-    def rows(self, rows: np.ndarray) -> np.ndarray:
+    def rows(self, rows: Any) -> np.ndarray:
         """Images of any rows (n,), in that order; chunks are read once each."""
         rows = np.asarray(rows, np.int64)
         side = self._store.attrs["prepared_side"]

@@ -49,9 +49,7 @@ class Progress:
         elif now - self._spoken > LINE_EVERY_S and done < total:
             self._spoken = now
             remaining = (total - done) / rate if rate > 0 else float("nan")
-            self._say(
-                f"{self.title}: {done:,} of {total:,} {self.unit}, {rate:.1f}/s, {remaining:.0f} s to go"
-            )
+            self._say(f"{self.title}: {done:,} of {total:,} {self.unit}, {rate:.1f}/s, {remaining:.0f} s to go")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -18,7 +18,7 @@ ImageLoader = Callable[[Sequence[int]], np.ndarray]
 GALLERY_NEURONS = 100
 LOAD_ROWS = 64
 """Images asked for at a time; only their thumbnails are kept."""
-GALLERY_PIXELS = 4_000_000
+GALLERY_PIXELS = 3_000_000
 """Bound on the pixels of all member thumbnails, which sets their side."""
 U_MATRIX_SIDE, U_MATRIX_ROTATIONS, U_MATRIX_NEURONS = 32, 72, 4096
 """The U-matrix is for looking at: small pictures and few angles are enough, very large maps go without."""

@@ -111,7 +111,7 @@ def count_rows(survey: Survey) -> Counts:
 def summarise_mapping(survey: Survey, name: str, neurons: int, seed: int = 1) -> MappingSummary:
     """Statistics of ``mappings/<name>`` on a map of ``neurons`` neurons; ``seed`` of the random members."""
     prefix = f"mappings/{name}"
-    attrs = dict(survey.group[prefix].attrs)
+    attrs: dict[str, Any] = dict(survey.group[prefix].attrs)
     rotations = max(int(attrs.get("rotations") or attrs.get("geometry", {}).get("rotations") or 1), 1)
     sums = np.zeros((3, neurons))
     angles = np.zeros((2, rotations), dtype=np.int64)

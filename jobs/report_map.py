@@ -9,6 +9,8 @@ from skysom.jobs.report_data import RANDOM, Content, MappingSummary
 from skysom.jobs.report_words import Section, compact, number, with_error
 
 GALLERY_SIDE = 64
+MAP_PIXELS = 1400
+"""Side of the square that all pictures of the map would fill together."""
 MAX_PICTURES = 12
 """Pictures of the map at most (channels times depths)."""
 
@@ -19,11 +21,12 @@ def map_section(content: Content) -> Section:
     titles = _titles(content, layout)
     shown, pictures = content.weights, []
     panels = [(channel, panel) for channel in range(len(content.channels)) for panel in range(layout.panels)]
+    pixels = int(MAP_PIXELS / np.sqrt(min(len(panels), MAX_PICTURES)))
     for channel, panel in panels[:MAX_PICTURES]:
         name = content.channels[channel] if len(content.channels) > 1 else ""
         depth = f"depth {panel}" if layout.panels > 1 else ""
         heading = ", ".join(part for part in (name, depth) if part)
-        picture = figures.mosaic(layout, panel, shown[:, channel], content.side, 1400 if len(panels) == 1 else 900)
+        picture = figures.mosaic(layout, panel, shown[:, channel], content.side, pixels)
         svg = figures.lattice_svg(
             layout, panel, image=picture, titles=titles, linked=linked, label=f"the map {heading}"
         )

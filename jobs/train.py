@@ -61,9 +61,7 @@ def train(config: Config, output: Output) -> None:
     output.log("stage_start", stage="train", key=key, images=len(rows))
     run = _Run(config, output, reader, rows, geometries, lattice, digest)
     weights = run(weights)
-    som_attrs = describe(lattice, geometries[-1], survey, digest) | {
-        "training": run.training(len(config.train.stages))
-    }
+    som_attrs = describe(lattice, geometries[-1], survey, digest) | {"training": run.training(len(config.train.stages))}
     Survey(output.survey, "r+").save_som(name, weights, som_attrs)
     output.checkpoint.unlink(missing_ok=True)
     output.log("stage_end", stage="train", key=key, seconds=timer.seconds, images=len(rows))
@@ -123,9 +121,7 @@ def select_rows(config: Config, output: Output, survey: Survey) -> np.ndarray:
     return rows
 
 
-def check_memory(
-    config: Config, geometries: list[Geometry], lattice: Lattice, survey: Survey, images: int
-) -> None:
+def check_memory(config: Config, geometries: list[Geometry], lattice: Lattice, survey: Survey, images: int) -> None:
     """ConfigError where training would need more memory than ``train.memory_gb``."""
     from skysom.engine.memory import training_memory
 
@@ -180,8 +176,8 @@ def load_map(source: str, output: Output, layout: str = "auto") -> tuple[np.ndar
         raise SurveyError(f"there is no map {source!r}; give som:NAME, OUTPUT:NAME or a PINK file")
     from skysom.jobs.pink_convert import read_som
 
-    weights, lattice = read_som(Path(source), layout)
-    return weights, {"lattice": lattice}
+    weights, lattice = read_som(Path(source), layout)  # type: ignore[arg-type]
+    return weights, {"lattice": lattice_to_dict(lattice)}
 
 
 class _Run:
@@ -203,16 +199,12 @@ class _Run:
         position, weights = self._resume(weights)
         with Progress("train") as progress, threadpool_limits(1):
             for number in range(position.stage, len(self.config.train.stages)):
-                weights = self._stage(
-                    number, weights, position if number == position.stage else None, progress
-                )
+                weights = self._stage(number, weights, position if number == position.stage else None, progress)
                 if self.config.train.keep_stages and number + 1 < len(self.config.train.stages):
                     self._keep(number, weights)
         return weights
 
-    def _stage(
-        self, number: int, weights: np.ndarray, start: Position | None, progress: Progress
-    ) -> np.ndarray:
+    def _stage(self, number: int, weights: np.ndarray, start: Position | None, progress: Progress) -> np.ndarray:
         stage, geometry = self.config.train.stages[number], self.geometries[number]
         neighbourhood = Neighbourhood(stage.neighbourhood, stage.sigma, stage.rate, stage.max_update_distance)
         trainer = OnlineTrainer(Som(weights, self.lattice), neighbourhood, geometry)

@@ -68,9 +68,7 @@ class Survey:
             )
 
     @classmethod
-    def create(
-        cls, path: str | Path, *, images: int, shard_images: int, attrs: Mapping[str, Any]
-    ) -> "Survey":
+    def create(cls, path: str | Path, *, images: int, shard_images: int, attrs: Mapping[str, Any]) -> "Survey":
         """Make an empty store for ``images`` rows; ``shard_images`` must be a multiple of 64."""
         if shard_images % CHUNK_IMAGES:
             raise SurveyError(
@@ -101,19 +99,14 @@ class Survey:
 
     def shards(self) -> list[tuple[int, int]]:
         """Row ranges [start, stop) of the shards, in order."""
-        return [
-            (start, min(start + self.shard_images, len(self)))
-            for start in range(0, len(self), self.shard_images)
-        ]
+        return [(start, min(start + self.shard_images, len(self))) for start in range(0, len(self), self.shard_images)]
 
     def __contains__(self, name: str) -> bool:
         return name in self.group
 
     def __getitem__(self, name: str) -> zarr.Array:
         if name not in self.group:
-            raise SurveyError(
-                f"{self.path} holds no array {name!r}; it has {sorted(self.group.array_keys())}"
-            )
+            raise SurveyError(f"{self.path} holds no array {name!r}; it has {sorted(self.group.array_keys())}")
         return self.group[name]  # type: ignore[return-value]
 
     def add_image_array(self, name: str, spec: ArraySpec) -> zarr.Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +83,7 @@ class Batch:
         """(B,) bool, the images that have not failed."""
         return self.status == OK
 
-    def fail(self, rows: npt.NDArray[np.bool_], cause: str) -> "Batch":
+    def fail(self, rows: Any, cause: str) -> "Batch":
         """Give ``cause`` to the selected images that were still ok; (B,) bool, or (B, C): any channel."""
         if rows.ndim == 2:
             rows = np.any(rows, axis=1)

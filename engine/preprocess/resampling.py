@@ -71,14 +71,15 @@ def physical_scale(batch: Batch, *, kpc_side: float = 500.0, side_pixels: int | 
             f"step 'physical_scale' needs redshifts and a pixel scale, the {missing} is missing; "
             "name the redshift column and the pixel scale, put the step where both are known, or remove it"
         )
-    good = np.isfinite(batch.redshift) & (batch.redshift > 0)
+    redshift, scale_arcsec = batch.redshift, batch.pixel_scale_arcsec
+    good = np.isfinite(redshift) & (redshift > 0)
     batch = batch.fail(~good, "bad_redshift")
     side = side_pixels or batch.side
     shape = (*batch.images.shape[:2], side, side)
     images = np.full(shape, np.nan, dtype=np.float32)
     rows = np.flatnonzero(batch.ok)
     # Old pixels along a new pixel.
-    steps = kpc_side / side / (_kpc_per_arcsec(batch.redshift[rows]) * batch.pixel_scale_arcsec)
+    steps = kpc_side / side / (_kpc_per_arcsec(redshift[rows]) * scale_arcsec)
     for row, size in zip(rows, steps, strict=True):
         for channel in range(shape[1]):
             images[row, channel] = _zoom(batch.images[row, channel], batch.mask[row, channel], size, side)

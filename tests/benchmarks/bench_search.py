@@ -10,20 +10,20 @@ import multiprocessing
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+from peer_loop import peer_match
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from skysom.engine import Cartesian, Geometry, Neighbourhood, Som
-from skysom.engine.memory import orbit_count
 from skysom.engine.search import BLOCK_IMAGES, Search
-from skysom.engine.transforms import squared_distances, transform_stack
+from skysom.engine.transforms import squared_distances
 from skysom.engine.update import OnlineTrainer
 
 REGIONS = ("quadratic", "circular")
@@ -41,7 +41,7 @@ class Settings:
     rounds: int = 7
     loop_rounds: int = 2
     training_images: int = 32
-    reference_neurons: int = 5
+    reference_rotations: int = 40
     stream: tuple[int, int] = (320, 3200)
 
     def geometry(self, region: str) -> Geometry:
@@ -52,9 +52,9 @@ class Settings:
         return self.map_side**2
 
     def flops(self, region: str) -> float:
-        """Useful operations an image: 12 multiply-adds an orbit, base rotation and neuron."""
+        """Useful operations an image: 12 multiply-adds where a plain loop over 8 pixels and 8 symmetries has 64."""
         geometry = self.geometry(region)
-        return 2 * 12 * orbit_count(geometry) * geometry.base_rotations * self.neurons
+        return 2 * geometry.transforms * self.neurons * int(geometry.region_mask.sum()) * 12 / 64
 
 
 @dataclass
@@ -91,20 +91,15 @@ class Bench:
         return self.settings.training_images
 
     def loop(self, region: str) -> int:
-        from peer_loop import peer_match
-
         peer_match(self.images[0, 0], self.weights[:, 0], self.settings.geometry(region))
         return 1
 
     def reference(self, region: str) -> float:
-        """Seconds an image: some neurons timed, the rest in proportion."""
-        geometry, some = self.settings.geometry(region), self.settings.reference_neurons
+        """Seconds an image: with some of the rotations, as the time is proportional to their number."""
+        whole, some = self.settings.geometry(region), self.settings.reference_rotations
         start = time.perf_counter()
-        transform_stack(self.images[0], geometry)
-        stacked = time.perf_counter()
-        squared_distances(self.images[0], self.weights[:some], geometry)
-        sums = (time.perf_counter() - stacked) - (stacked - start)
-        return (stacked - start) + sums * self.settings.neurons / some
+        squared_distances(self.images[0], self.weights, replace(whole, rotations=some))
+        return (time.perf_counter() - start) * whole.rotations / some
 
     def gemm(self) -> float:
         """Operations a second of a large float32 product."""
@@ -120,12 +115,6 @@ class Bench:
             rows = (np.arange(first, min(first + BLOCK_IMAGES, count)) * 7) % len(self.images)
             self.searches["quadratic"](self.images[rows])
         return peak_rss()
-
-    def timed(self, what: str, region: str) -> float:
-        """Seconds an image."""
-        start = time.perf_counter()
-        count = getattr(self, what)(region)
-        return (time.perf_counter() - start) / count
 
 
 def sources(count: int, side: int, rng: np.random.Generator) -> np.ndarray:
@@ -165,7 +154,7 @@ def serve(connection: Any, core: int, settings: Settings) -> None:
 
 
 class Workers:
-    """One process a core; `one` asks the first, `all` every one at the same time."""
+    """One process a core, all of which answer the same request at the same time."""
 
     def __init__(self, cores: list[int], settings: Settings) -> None:
         context = multiprocessing.get_context("spawn")
@@ -179,21 +168,131 @@ class Workers:
         for pipe in self.pipes:
             pipe.recv()
 
-    def one(self, *request: Any) -> Any:
-        self.pipes[0].send(request)
-        return self.pipes[0].recv()
+    def __enter__(self) -> "Workers":
+        return self
 
-    def all(self, *request: Any) -> float:
-        """Seconds an image when every worker does ``request``."""
-        start = time.perf_counter()
-        for pipe in self.pipes:
-            pipe.send(request)
-        each = [pipe.recv() for pipe in self.pipes]
-        # Every worker handles as many images as it would alone.
-        images = sum(round(seconds_of(request, self)) for _ in each)
-        return (time.perf_counter() - start) / images
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         for pipe, process in zip(self.pipes, self.processes, strict=True):
             pipe.send(None)
             process.join()
+
+    def ask(self, *request: Any, workers: int | None = None) -> list:
+        """Answers of the first ``workers``, default all."""
+        pipes = self.pipes[:workers]
+        for pipe in pipes:
+            pipe.send(request)
+        return [pipe.recv() for pipe in pipes]
+
+    def seconds_an_image(self, what: str, region: str, workers: int | None = None) -> float:
+        start = time.perf_counter()
+        images = sum(self.ask(what, region, workers=workers))
+        return (time.perf_counter() - start) / images
+
+
+def measure(cores: list[int], settings: Settings) -> dict[tuple[str, str, str], float]:
+    """Least seconds an image of each (what, region, "one" | "all"), and of ("gemm", "", "one") an operation."""
+    times: dict[tuple[str, str, str], list[float]] = {}
+    with Workers(cores, settings) as workers:
+        for what in ("exact", "training", "loop"):  # compile, fill tables
+            for region in REGIONS:
+                workers.ask(what, region)
+        for region in REGIONS:
+            times["reference", region, "one"] = workers.ask("reference", region, workers=1)
+        for turn in range(settings.rounds):
+            times.setdefault(("gemm", "", "one"), []).append(1 / max(workers.ask("gemm", workers=1)))
+            for region in REGIONS:
+                plan = [("exact", 1), ("exact", None), ("training", 1), ("training", None)]
+                plan += [("loop", 1)] if turn < settings.loop_rounds else []
+                for what, count in plan:
+                    key = (what, region, "all" if count is None else "one")
+                    times.setdefault(key, []).append(workers.seconds_an_image(what, region, count))
+    return {key: min(values) for key, values in times.items()}
+
+
+def table_of(seconds: dict[tuple[str, str, str], float], cores: int, settings: Settings) -> Table:
+    names = {
+        "exact": f"exact search, blocks of {BLOCK_IMAGES}",
+        "training": "online training",
+        "loop": "compiled loop, as the peer's",
+        "reference": f"reference ({settings.reference_rotations} rotations timed)",
+    }
+    table = Table(title=title(seconds, settings))
+    table.add_column("")
+    heads = ("ms/image", "images/s", "floors", "x faster than loop", f"images/s, {cores} cores", "speed-up")
+    for column in heads:
+        table.add_column(column, justify="right")
+    for region in REGIONS:
+        floor = settings.flops(region) * seconds["gemm", "", "one"]
+        table.add_row(f"[bold]{region}[/bold]: floor", f"{floor * 1e3:.2f}", f"{1 / floor:.0f}", "1.00", "", "", "")
+        for what, name in names.items():
+            one, every = seconds[what, region, "one"], seconds.get((what, region, "all"))
+            table.add_row(
+                f"  {name}",
+                f"{one * 1e3:.2f}",
+                f"{1 / one:.3g}",
+                f"{one / floor:.2f}",
+                f"{seconds['loop', region, 'one'] / one:.3g}",
+                f"{1 / every:.3g}" if every else "",
+                f"{one / every:.2f}" if every else "",
+            )
+    return table
+
+
+def title(seconds: dict[tuple[str, str, str], float], settings: Settings) -> str:
+    blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    kernels = ", ".join(f"{pool['internal_api']} {pool['version']} ({pool.get('architecture')})" for pool in blas)
+    work = ", ".join(f"{settings.flops(region) / 1e9:.3f} GFLOP {region}" for region in REGIONS)
+    return (
+        f"{settings.image_side}x{settings.image_side} images, {settings.neurons} neurons, "
+        f"{settings.rotations} rotations, flips; useful work an image: {work}\n"
+        f"floor: float32 GEMM at {1e-9 / seconds['gemm', '', 'one']:.0f} GFLOP/s a core, {kernels}"
+    )
+
+
+def checks(seconds: dict[tuple[str, str, str], float], cores: int, settings: Settings) -> list[tuple[bool, str]]:
+    found = []
+    for region in REGIONS:
+        one, loop = seconds["exact", region, "one"], seconds["loop", region, "one"]
+        floors = one / (settings.flops(region) * seconds["gemm", "", "one"])
+        found.append((floors <= 2.5, f"{region}: exact mapping costs {floors:.2f} floors (at most 2.5)"))
+        found.append((loop / one >= 25, f"{region}: {loop / one:.0f} times less than the compiled loop (at least 25)"))
+        speed_up, least = one / seconds["exact", region, "all"], 0.9 * cores
+        text = f"{region}: {cores} cores map {speed_up:.2f} times as fast as one (at least {least:.1f})"
+        found.append((speed_up >= least, text))
+    return found
+
+
+def memory_check(core: int, settings: Settings) -> tuple[bool, str]:
+    """Fresh processes map few and many images; their largest sizes must agree."""
+    peaks = []
+    for count in settings.stream:
+        with Workers([core], settings) as workers:
+            peaks.append(workers.ask("stream", count)[0])
+    growth = (peaks[1] - peaks[0]) / 2**20
+    few, many = settings.stream
+    text = (
+        f"peak memory: {peaks[0] / 2**20:.0f} MiB mapping {few} images, {growth:+.1f} MiB mapping {many} (at most 16)"
+    )
+    return growth <= 16, text
+
+
+def available_cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(psutil.cpu_count(logical=False) or 1))
+
+
+def main(settings: Settings | None = None) -> list[tuple[bool, str]]:
+    """Measure, print the table and the checks, and return them."""
+    settings, cores = settings or Settings(), available_cores()
+    console = Console(width=None if Console().is_terminal else 150)
+    seconds = measure(cores, settings)
+    console.print(table_of(seconds, len(cores), settings))
+    found = [*checks(seconds, len(cores), settings), memory_check(cores[0], settings)]
+    for good, text in found:
+        console.print(f"[green]PASS[/green]  {text}" if good else f"[red]FAIL[/red]  {text}", highlight=False)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -188,3 +188,17 @@ def test_errors():
         Som(weights, Cartesian(2))
     with pytest.raises(ShapeError, match=r"9, 9"):
         OnlineTrainer(som, GENTLE, geometry).train(np.zeros((1, 1, 9, 9), np.float32))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_transforms_that_tie_but_for_rounding_are_decided_by_direct_sums(seed):
+    # On neurons with every symmetry of the grid an image's eight turns and flips are equally good.
+    geometry = Geometry(8, 12, 6, rotations=4)
+    images, _ = random_case(geometry, 1, 1, seed=seed)
+    symmetric = np.full((3, 1, 12, 12), 0.1, np.float32) * np.arange(1, 4, dtype=np.float32)[:, None, None, None]
+    found = train(geometry, images, Som(symmetric, Cartesian(3)))
+    factors = GENTLE.factors(Cartesian(3))[found.bmu[0]]
+    first = transform_stack(images[0], geometry)[0]
+    for n in range(3):
+        moved = symmetric[n] - (symmetric[n] - first) * factors[n]
+        np.testing.assert_allclose(found.som.weights[n], moved, rtol=0, atol=1e-6)

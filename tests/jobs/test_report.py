@@ -203,7 +203,7 @@ def test_no_store_is_refused(tmp_path):
 
 
 def test_a_large_map_stays_bounded(tmp_path):
-    checker = check(write_report(make_output(tmp_path, Cartesian(16, 16), images=600, rotations=4)))
+    checker = check(write_report(make_output(tmp_path, Cartesian(11, 11), images=400, rotations=4)))
     assert len([i for i in checker.ids if i and i.startswith("neuron-")]) == report.GALLERY_NEURONS
 
 
