@@ -319,7 +319,7 @@ def _configure(
     if "catalogue" in given:
         given["catalogue"] = str(given["catalogue"])
     given |= dict(parse_setting(text) for text in settings or [])
-    remembered = Output(output).remembered() if preset is None and file is None else {}
+    remembered = Output(output).remembered(given.get("som.name")) if preset is None and file is None else {}
     return load_config(preset, file, given, remembered)
 
 

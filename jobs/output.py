@@ -55,18 +55,22 @@ class Output:
         path = self.private / "config.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
-    def remembered(self) -> dict[str, Any]:
-        """Dotted keys of the configuration this output was last run with: the defaults of further commands."""
-        known = (
-            "images",
-            "catalogue",
-            *(f"{table}." for table in ("ingest", "preprocess", "som", "train", "map")),
-        )
+    def remembered(self, name: str | None = None) -> dict[str, Any]:
+        """Dotted keys of the configuration behind the map ``name``: the defaults of further commands.
+
+        Without a name it is "main", or the only map there is. A map that is not there yet takes the
+        settings of "main" as its defaults.
+        """
+        recorded = self.recorded()
+        names = {key.partition(":")[2] for key in recorded if ":" in key}
+        if name is None:
+            name = names.pop() if len(names) == 1 else "main"
+        tables = ("images", "catalogue", "ingest.", "preprocess.", "som.", "train.", "map.", "report.")
         found: dict[str, Any] = {}
-        for values in self.recorded().values():
-            found |= {key: value for key, value in values.items() if key.startswith(known)}
+        for stage in ("ingest", "preprocess", "train:main", f"train:{name}", f"map:{name}"):
+            found |= {key: value for key, value in recorded.get(stage, {}).items() if key.startswith(tables)}
         found.pop("catalogue_sha256", None)
-        return found
+        return found | {"som.name": name} if recorded else {}
 
     def claim(self, stage: str, values: Mapping[str, Any]) -> str:
         """Start or continue ``stage`` with ``values``; returns their hash.

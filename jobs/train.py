@@ -220,7 +220,7 @@ class _Run:
                 seen = earlier + iteration * len(self.rows) + first + len(block)
                 mean.add(distance)
                 progress(seen, self.total)
-                if mean.count >= every or seen == self.total:
+                if mean.count >= (every if seen < self.total else every // 2):
                     self._event(number, iteration, seen, mean.take(), stage)
                 self._checkpoint(Position(number, iteration, first + len(block)), trainer)
         return trainer.weights

@@ -37,10 +37,10 @@ class Settings:
     image_side: int = 150
     rotations: int = 360
     map_side: int = 10
-    blocks: int = 4
-    rounds: int = 7
+    blocks: int = 2
+    rounds: int = 20
     loop_rounds: int = 2
-    training_images: int = 32
+    training_images: int = 16
     reference_rotations: int = 40
     stream: tuple[int, int] = (320, 3200)
 

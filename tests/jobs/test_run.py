@@ -185,6 +185,11 @@ def test_training_selection_and_further_training(finished, tiny):
     change = np.abs(store["soms/finer/weights"][:] - store["soms/main/weights"][:]).max()
     assert 0 < change < 1
     assert main(["map", "-o", str(output), "--som-name", "finer"]) == 0
+    published = ["map", "-o", str(output), "--som", f"{output}:some", "--som-name", "published"]
+    assert main(published) == 0
+    shards = shards_in(output / "history.jsonl", "map")
+    assert main(["map", "-o", str(output)]) == 0, "without a name it is the main map"
+    assert shards_in(output / "history.jsonl", "map") == shards
     assert "distance" in zarr.open_group(output / "survey.zarr", mode="r")["mappings/finer"]
 
 
