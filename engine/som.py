@@ -1,6 +1,6 @@
 """A self-organizing map: neuron images on a lattice."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from skysom.engine.errors import LatticeError, ShapeError
@@ -31,7 +31,5 @@ class Som:
 
     @property
     def channels(self) -> int:
+        """C, the number of channels."""
         return int(self.weights.shape[1])
-
-    def with_weights(self, weights: Any) -> "Som":
-        return replace(self, weights=weights)

@@ -1,13 +1,15 @@
 """Adopt: make an output of files that another program made, so that the other jobs go on from them."""
 
+from typing import Any
+
 import numpy as np
 
 from skysom.engine.geometry import Geometry
 from skysom.engine.lattice import lattice_from_dict
 from skysom.jobs.config import Config
-from skysom.jobs.ingest import update_catalogue
 from skysom.jobs.map import result_columns
 from skysom.jobs.output import Output, stage_values
+from skysom.jobs.results import MAPPING_COLUMNS, update_catalogue
 from skysom.storage.catalogue import write_catalogue
 from skysom.storage.survey import Survey
 
@@ -31,6 +33,7 @@ def adopt(output: Output, name: str, *, som: bool, mapping: bool) -> None:
         table["coverage"] = np.asarray(survey["coverage"][:])
         write_catalogue(table, output.catalogue, survey.shard_images)
     if mapping:
-        attrs = survey.group[f"mappings/{name}"].attrs.asdict()
+        attrs: dict[str, Any] = dict(survey.group[f"mappings/{name}"].attrs)
         geometry = Geometry(**attrs["geometry"])
-        update_catalogue(output, result_columns(survey, name, lattice_from_dict(attrs["lattice"]), geometry))
+        columns = result_columns(survey, name, lattice_from_dict(attrs["lattice"]), geometry)
+        update_catalogue(output.catalogue, columns, survey.shard_images, drop=MAPPING_COLUMNS)

@@ -87,10 +87,7 @@ def run(
     from skysom.jobs import run as jobs
 
     directory = _output(output)
-    if redo is not None:
-        with directory.lock():
-            jobs.redo(directory, redo)
-    path = jobs.run(effective, directory, _runtime(workers, executor, ray_address))
+    path = jobs.run(effective, directory, _runtime(workers, executor, ray_address), redo=redo)
     typer.echo(f"report: {path}\ncatalogue: {directory.catalogue}\nstore: {directory.survey}")
     return None
 
@@ -122,7 +119,7 @@ def ingest(
     from skysom.jobs.preprocess import preprocess_survey
 
     directory, runtime = _output(output), _runtime(workers, executor, ray_address)
-    with directory.lock():
+    with directory.lock(create=True):
         jobs.ingest(effective, directory, runtime, append=append)
         preprocess_survey(effective, directory, runtime)
     return None
@@ -238,23 +235,21 @@ def pink_command(context: typer.Context) -> None:
     raise typer.Exit(pink(context.args))
 
 
-Optional = Annotated[Path | None, typer.Option(help="PINK file")]
+PinkPath = Annotated[Path | None, typer.Option(help="PINK file")]
 
 
 @app.command("import-pink")
 def import_pink_command(
     output: OutputDir,
-    images: Optional = None,
-    som: Optional = None,
-    mapping: Optional = None,
-    transforms: Optional = None,
+    images: PinkPath = None,
+    som: PinkPath = None,
+    mapping: PinkPath = None,
+    transforms: PinkPath = None,
     som_name: Annotated[str, typer.Option(help="Name of the map and mapping in the store.")] = "main",
     layout: Annotated[Literal["auto", "cartesian", "hexagonal"], typer.Option()] = "auto",
     rotations: Annotated[int, typer.Option(help="--numrot the files were made with.")] = 360,
     flip: Annotated[bool, typer.Option(help="Whether flips were used.")] = True,
-    region: Annotated[
-        Literal["quadratic", "circular"], typer.Option(help="Shape of the region.")
-    ] = "quadratic",
+    region: Annotated[Literal["quadratic", "circular"], typer.Option(help="Shape of the region.")] = "quadratic",
     region_side: Annotated[int | None, typer.Option(help="Its side in pixels; default as PINK's.")] = None,
 ) -> None:
     """Bring PINK's image, SOM, map and transform files into a survey store.
@@ -265,7 +260,7 @@ def import_pink_command(
     from skysom.jobs.pink_convert import import_pink
 
     directory = _output(output)
-    with directory.lock():
+    with directory.lock(create=True):
         import_pink(
             directory.survey,
             images=images,
@@ -285,10 +280,10 @@ def import_pink_command(
 @app.command("export-pink")
 def export_pink_command(
     output: OutputDir,
-    images: Optional = None,
-    som: Optional = None,
-    mapping: Optional = None,
-    transforms: Optional = None,
+    images: PinkPath = None,
+    som: PinkPath = None,
+    mapping: PinkPath = None,
+    transforms: PinkPath = None,
     som_name: Annotated[str, typer.Option(help="Name of the map and mapping in the store.")] = "main",
 ) -> None:
     """Write images, SOM, map and transforms of a survey store as PINK files."""

@@ -17,7 +17,9 @@ from skysom.storage.status import CODES, STATUSES
 from skysom.storage.survey import Survey
 
 SUFFIXES = (".fits", ".fits.gz", ".fits.fz", ".fit", ".fit.gz")
-DEFAULT_SIDE_PIXELS = 128
+DEFAULT_SIDE_PIXELS = 150
+BEFOREHAND = ("no_file_name", "bad_position", "duplicate_id")
+"""Statuses that follow from the catalogue alone."""
 PROBED_FILES = 50
 """Files looked at to learn the side of the cut-outs."""
 
@@ -84,6 +86,7 @@ class CutoutReader:
 
     @property
     def channels(self) -> int:
+        """C, the number of channels."""
         return len(self.parts[0].images)
 
     @cached_property
@@ -97,7 +100,8 @@ class CutoutReader:
         its first failing channel; its images are then NaN.
         """
         table = self._rows(start, stop)
-        codes = np.array([CODES[name] for name in table["status"]], np.uint8)
+        # Only what the catalogue alone tells: the rest is found again, so that doing a shard twice is the same.
+        codes = np.array([CODES[name] if name in BEFOREHAND else 0 for name in table["status"]], np.uint8)
         images = np.full((stop - start, self.channels, self.side, self.side), np.nan, np.float32)
         coverage = np.ones(stop - start, np.float32)
         for part, tiles in zip(self.parts, self.tiles, strict=True):
@@ -120,21 +124,24 @@ class CutoutReader:
         coverage[codes != 0] = 0
         return images, codes, coverage
 
-    def _rows(self, start: int, stop: int) -> Any:
-        """Catalogue rows [start, stop): only the row groups that hold them are read."""
-        import pyarrow as pa
+    @cached_property
+    def _table(self) -> Any:
+        """The catalogue, opened once (its footer grows with the survey), and the first row of each row group."""
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(self.catalogue) as file:
-            columns = [c for c in ("status", self.filename_column) if c in file.schema_arrow.names]
-            pieces, first = [], 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if first < stop and first + rows > start:
-                    piece = file.read_row_group(group, columns=columns)
-                    pieces.append(piece.slice(max(start - first, 0), min(stop, first + rows) - max(start, first)))
-                first += rows
-        return pa.concat_tables(pieces).to_pandas()
+        file = pq.ParquetFile(self.catalogue)
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        return file, np.concatenate([[0], np.cumsum(rows)])
+
+    def _rows(self, start: int, stop: int) -> Any:
+        """Catalogue rows [start, stop): only the row groups that hold them are read."""
+        file, first = self._table
+        columns = [c for c in ("status", self.filename_column) if c in file.schema_arrow.names]
+        groups = range(
+            int(np.searchsorted(first, start, side="right")) - 1, int(np.searchsorted(first, stop, side="left"))
+        )
+        table = file.read_row_groups(list(groups), columns=columns)
+        return table.slice(start - int(first[groups[0]]), stop - start).to_pandas()
 
     def _named(self, root: Path, names: Sequence[str]) -> tuple[np.ndarray, list[str], np.ndarray]:
         from skysom.storage.fits import read_cutout
@@ -207,7 +214,7 @@ def probe_files(config: Config, names: Sequence[str | None]) -> tuple[int, float
     (side, scale), _ = found.most_common(1)[0]
     wanted = config.ingest.pixel_scale_arcsec
     if wanted is not None and scale is not None and config.ingest.side_pixels is None:
-        side = int(side * scale / wanted)
+        side = round(side * scale / wanted)
     return config.ingest.side_pixels or side, wanted or scale
 
 
@@ -227,6 +234,8 @@ def check_images(config: Config) -> None:
     for pattern in config.images:
         if not root_of(pattern).is_dir():
             raise ConfigError(f"--images {pattern}: there is no directory {root_of(pattern)}")
+        if not glob.has_magic(pattern) and not Path(pattern).exists():
+            raise ConfigError(f"--images {pattern}: there is no such file or directory")
 
 
 def status_counts(codes: np.ndarray) -> dict[str, int]:

@@ -10,15 +10,15 @@ import numpy as np
 
 from skysom.cluster.ledger import Shard
 from skysom.cluster.shards import Runtime
-from skysom.jobs import cutouts
+from skysom.jobs import cutouts, results
 from skysom.jobs.config import Config, flatten
 from skysom.jobs.cutouts import CutoutReader, Part
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.output import Output, hash_of, stage_values
+from skysom.jobs.output import Output, hash_of, missing_shards, stage_values
 from skysom.jobs.passes import staged_pass
 from skysom.storage import catalogue as tables
 from skysom.storage.status import CODES
-from skysom.storage.survey import ArraySpec, Survey, remove_tree, status_attrs
+from skysom.storage.survey import ArraySpec, Survey, add_images, remove_tree, status_attrs, write_images
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class IngestWorker:
     def __call__(self, shard: Shard) -> dict[str, Any]:
         images, codes, coverage = self.reader.read(*shard)
         if self.keep != "none":
-            self.survey.write_rows("images", shard[0], images.astype(self.keep))
+            write_images(self.survey, "images", shard[0], images)
         self.survey.write_rows("coverage", shard[0], coverage)
         self.survey.write_rows("status", shard[0], codes)
         return {"status": cutouts.status_counts(codes)}
@@ -47,13 +47,10 @@ def ingest(config: Config, output: Output, runtime: Runtime, *, append: bool = F
     Raises ConfigError, CatalogueError or ImageInputError before anything is written where the input as
     a whole cannot be used; one bad image or row becomes its status.
     """
-    cutouts.check_images(config)
-    if not config.catalogue:
-        raise ConfigError("no catalogue: give --catalogue FILE (CSV, FITS table, VOTable or Parquet)")
     config = config.model_copy(
         update={"images": tuple(absolute(p) for p in config.images), "catalogue": absolute(config.catalogue)}
     )
-    digest = file_sha256(Path(config.catalogue))
+    digest = check_input(config, output)
     if append and output.survey.exists():
         _append(config, output, digest)
     else:
@@ -67,12 +64,25 @@ def ingest(config: Config, output: Output, runtime: Runtime, *, append: bool = F
                 if first:  # nothing was made: a corrected command must not be refused
                     output.forget("ingest")
                 raise
-    _check_catalogue_is_whole(output)
-    reader = cutouts.open_reader(output.survey, output.catalogue)
-    worker = IngestWorker(reader, config.ingest.store)
-    with staged_pass(output, "ingest", runtime) as run:
-        run(Survey(output.survey).shards(), worker, ingest_hash(output))
-    update_catalogue(output, {"status": Survey(output.survey).statuses(), "coverage": _rows(output, "coverage")})
+    survey = Survey(output.survey, "r+")
+    results.check_whole(output.catalogue, len(survey))
+    key = ingest_hash(output)
+    if missing_shards(output, "ingest", key):
+        worker = IngestWorker(cutouts.open_reader(output.survey, output.catalogue), config.ingest.store)
+        with staged_pass(output, "ingest", runtime) as run:
+            run(survey.shards(), worker, key)
+    columns = {"status": survey.statuses(), "coverage": survey.column("coverage")}
+    results.update_catalogue(output.catalogue, columns, survey.shard_images)
+
+
+def check_input(config: Config, output: Output) -> str:
+    """Hash of the catalogue's content; ConfigError where the images or the catalogue are not there."""
+    cutouts.check_images(config)
+    if not config.catalogue:
+        raise ConfigError("no catalogue: give --catalogue FILE (CSV, FITS table, VOTable or Parquet)")
+    if Path(config.catalogue).resolve() == output.catalogue.resolve():
+        raise ConfigError(f"--catalogue {config.catalogue} is the result of this --output; give a copy of it")
+    return file_sha256(Path(config.catalogue))
 
 
 def ingest_hash(output: Output) -> str:
@@ -111,10 +121,10 @@ class _Rows:
         return len(self.ids)
 
 
-def _read_rows(config: Config) -> _Rows:
+def _read_rows(config: Config, first_row: int = 0) -> _Rows:
     settings = config.ingest
     table = tables.read_catalogue(Path(config.catalogue))
-    ids, id_column = tables.source_ids(table, settings.id_column)
+    ids, id_column = tables.source_ids(table, settings.id_column, first_row)
     names = tables.file_names(table, settings.filename_column)
     has_positions = settings.ra_column in table.columns and settings.dec_column in table.columns
     if names is None and not has_positions:
@@ -167,11 +177,11 @@ def _create(config: Config, output: Output, digest: str) -> None:
     if config.ingest.store != "none":
         unit = {"units": config.ingest.image_unit, "long_name": "cut-out as ingested"}
         spec = ArraySpec(config.ingest.store, ("channel", "y", "x"), (len(channels), side, side), np.nan, unit)
-        survey.add_image_array("images", spec)
+        add_images(survey, "images", spec)
     for name, spec in _COLUMNS.items():
         survey.add_image_array(name, spec)
     _write_positions(survey, 0, rows)
-    _write_catalogue(output, _result_columns(rows), config.ingest.shard_images)
+    tables.write_catalogue(_extended(rows), output.catalogue, config.ingest.shard_images)
     beside.rename(output.survey)
 
 
@@ -186,34 +196,33 @@ _COLUMNS = {
 
 def _append(config: Config, output: Output, digest: str) -> None:
     """Add the rows of another catalogue; the same catalogue again only continues what was begun."""
+    survey = Survey(output.survey, "r+")
+    parts = [Part.from_dict(values) for values in survey.attrs["parts"]]
+    _check_append(config, output, parts)
+    known = next((part for part in parts if part.catalogue_sha256 == digest), None)
+    start = known.start if known else len(survey)
+    rows = _read_rows(config, start)
+    if known is None:
+        parts.append(Part(start, start + len(rows), config.images, rows.names is not None, digest))
+        survey.resize(start + len(rows), parts=[asdict(part) for part in parts])
+    if results.catalogue_rows(output.catalogue) == start:
+        earlier = set(survey.column("source_id")[:start].tolist())
+        again = np.array([source in earlier for source in rows.ids])
+        rows = replace(rows, status=np.where(again, "duplicate_id", rows.status))
+        _write_positions(survey, start, rows)
+        results.append_rows(output.catalogue, _extended(rows), survey.shard_images)
+
+
+def _check_append(config: Config, output: Output, parts: list[Part]) -> None:
+    if not parts:
+        raise ConfigError(f"{output.root} was imported and has no catalogue of its own; ingest into a new --output")
     old = {k: v for k, v in output.recorded()["ingest"].items() if k.startswith("ingest.")}
     new = {f"ingest.{k}": v for k, v in flatten(stage_values(config, "ingest")["ingest"]).items()}
     if old != new:
         different = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
         raise ConfigError(f"--append needs the settings the survey was made with; different: {', '.join(different)}")
-    survey = Survey(output.survey, "r+")
-    parts = [Part.from_dict(values) for values in survey.attrs["parts"]]
     if len(config.images) != len(parts[0].images):
         raise ConfigError(f"the survey has {len(parts[0].images)} channels, --images names {len(config.images)}")
-    rows = _read_rows(config)
-    if digest not in [part.catalogue_sha256 for part in parts]:
-        start = len(survey)
-        parts.append(Part(start, start + len(rows), config.images, rows.names is not None, digest))
-        survey.resize(start + len(rows))
-        survey.group.attrs["parts"] = [asdict(part) for part in parts]
-    part = next(part for part in parts if part.catalogue_sha256 == digest)
-    present = _catalogue_rows(output)
-    if present == part.start:
-        earlier = set(np.asarray(survey["source_id"][: part.start]).tolist())
-        again = np.array([source in earlier for source in rows.ids])
-        rows = replace(rows, status=np.where(again, "duplicate_id", rows.status))
-        _write_positions(survey, part.start, rows)
-        import pandas as pd
-
-        before = pd.read_parquet(output.catalogue)
-        added = _result_columns(rows)
-        kept = [name for name in added.columns if name in before.columns]
-        _write_catalogue(output, pd.concat([before, added[kept]], ignore_index=True), survey.shard_images)
 
 
 def _write_positions(survey: Survey, start: int, rows: _Rows) -> None:
@@ -223,40 +232,6 @@ def _write_positions(survey: Survey, start: int, rows: _Rows) -> None:
     survey["dec_deg"][start:stop] = rows.dec
 
 
-def _result_columns(rows: _Rows) -> Any:
-    columns: dict[str, Any] = {} if rows.id_column == "source_id" else {"source_id": rows.ids}
-    columns |= {"status": rows.status, "coverage": np.zeros(len(rows), np.float32)}
-    return tables.add_columns(rows.table, columns)[0]
-
-
-def update_catalogue(output: Output, columns: dict[str, Any]) -> None:
-    """Replace or add result columns of catalogue.parquet, atomically."""
-    import pandas as pd
-
-    table = pd.read_parquet(output.catalogue)
-    for name, values in columns.items():
-        table[name] = values
-    _write_catalogue(output, table, Survey(output.survey).shard_images)
-
-
-def _write_catalogue(output: Output, table: Any, row_group_rows: int) -> None:
-    tables.write_catalogue(table, output.catalogue, row_group_rows)
-
-
-def _catalogue_rows(output: Output) -> int:
-    import pyarrow.parquet as pq
-
-    return int(pq.read_metadata(output.catalogue).num_rows)
-
-
-def _check_catalogue_is_whole(output: Output) -> None:
-    rows, images = _catalogue_rows(output), len(Survey(output.survey))
-    if rows != images:
-        raise ConfigError(
-            f"the catalogue has {rows} rows, the store {images}: an append was interrupted; "
-            "run the same `skysom ingest --append` again"
-        )
-
-
-def _rows(output: Output, name: str) -> np.ndarray:
-    return np.asarray(Survey(output.survey)[name][:])
+def _extended(rows: _Rows) -> Any:
+    columns = {"status": rows.status, "coverage": np.zeros(len(rows), np.float32)}
+    return results.extended(rows.table, rows.ids, rows.id_column, columns)

@@ -1,6 +1,7 @@
 """Map: every usable image against the map, and the best-matching units into the catalogue."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,14 +11,16 @@ from skysom.cluster.ledger import Shard
 from skysom.cluster.shards import Runtime
 from skysom.engine.geometry import Geometry
 from skysom.engine.lattice import Lattice, lattice_from_dict, lattice_to_dict
+from skysom.engine.memory import projected_memory
 from skysom.engine.search import BLOCK_IMAGES, Search
 from skysom.jobs.config import Config
 from skysom.jobs.errors import ConfigError, MissingStageError
-from skysom.jobs.ingest import update_catalogue
 from skysom.jobs.output import Output, hash_of, stage_values
 from skysom.jobs.passes import staged_pass
-from skysom.jobs.preprocess import PreparedReader, open_prepared
-from skysom.jobs.train import geometry_to_dict, load_map
+from skysom.jobs.preprocess import PreparedReader, open_prepared, preprocess_hash
+from skysom.jobs.progress import say
+from skysom.jobs.results import MAPPING_COLUMNS, update_catalogue
+from skysom.jobs.train import geometry_to_dict, is_trained, load_map
 from skysom.storage.survey import ArraySpec, Survey
 
 
@@ -32,10 +35,12 @@ class MapWorker:
 
     @cached_property
     def survey(self) -> Survey:
+        """The store, open for writing."""
         return Survey(self.reader.survey, "r+")
 
     @cached_property
     def search(self) -> Search:
+        """Tables and neuron spectra, made once a worker."""
         return Search(self.weights, self.geometry)
 
     def __call__(self, shard: Shard) -> dict[str, Any]:
@@ -87,17 +92,20 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
     """
     reader = open_prepared(output)
     name = config.som.name
-    weights, lattice, geometry, trained = _the_map(config, output)
-    survey = Survey(output.survey, "r+")
-    side, channels = survey.attrs["prepared_side"], len(survey.attrs["channels"])
-    if weights.shape[1] != channels:
-        raise ConfigError(f"the map has {weights.shape[1]} channels, the survey {channels}")
-    key = f"map:{name}"
-    values = stage_values(config, "map")
     if config.map.som is not None:
-        values["map_sha256"] = hash_of(np.ascontiguousarray(weights).tobytes().hex())
-    upstream = [trained, output.need("preprocess", "skysom run"), output.need("ingest", "skysom ingest")]
-    digest = hash_of([output.claim(key, values), *upstream])
+        adopt_published(config, output)
+    weights, attrs = _the_map(output, name)
+    lattice, geometry = lattice_from_dict(attrs["lattice"]), Geometry(**attrs["geometry"])
+    if config.map.rotations is not None:
+        geometry = replace(geometry, rotations=config.map.rotations)
+    check_fits(attrs, geometry, weights, Survey(output.survey).attrs)
+    check_memory(geometry, weights, runtime.workers)
+    key = f"map:{name}"
+    content = hashlib.sha256(weights.tobytes()).hexdigest()
+    channel_weights = attrs.get("channel_weights", list(reader.weights))
+    claimed = output.claim(key, stage_values(config, "map"))
+    digest = hash_of([claimed, content, channel_weights, geometry_to_dict(geometry), preprocess_hash(output)])
+    survey = Survey(output.survey, "r+")
     group = f"mappings/{name}"
     _add_arrays(survey, group, len(weights))
     survey.group[group].attrs.update(
@@ -106,52 +114,83 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
             "rotations": geometry.rotations,
             "lattice": lattice_to_dict(lattice),
             "geometry": geometry_to_dict(geometry),
+            "som_sha256": content,
         }
     )
-    assert side == geometry.image_side
-    worker = MapWorker(reader, weights, geometry, group)
+    worker = MapWorker(replace(reader, weights=tuple(channel_weights)), weights, geometry, group)
     with staged_pass(output, key, runtime) as run:
         run(survey.shards(), worker, digest)
-    update_catalogue(output, result_columns(survey, name, lattice, geometry))
+    columns = result_columns(survey, name, lattice, geometry)
+    update_catalogue(output.catalogue, columns, survey.shard_images, drop=MAPPING_COLUMNS)
 
 
-def _the_map(config: Config, output: Output) -> tuple[np.ndarray, Lattice, Geometry, str]:
-    """Weights, lattice, search geometry, and the hash of where the map came from."""
-    side = Survey(output.survey).attrs["prepared_side"]
-    som = config.som
-    rotations = config.map.rotations
-    if config.map.som is not None:
-        weights, attrs = load_map(config.map.som, output, config.map.som_layout)
-        known = attrs.get("geometry", {})
-        if known and known["image_side"] != side:
+def adopt_published(config: Config, output: Output) -> None:
+    """Copy the published map ``map.som`` into the store under ``som.name``, with where it came from.
+
+    Raises ConfigError where that name is a map of this survey's own.
+    """
+    source, name = str(config.map.som), config.som.name
+    if source == f"som:{name}":
+        return
+    survey = Survey(output.survey, "r+")
+    weights, attrs = load_map(source, output, config.map.som_layout)
+    if name in survey.som_names():
+        old, found = survey.load_som(name)
+        if "published" not in found or not np.array_equal(old, weights):
             raise ConfigError(
-                f"the map {config.map.som!r} was made for images of {known['image_side']} pixels, these have {side}; "
-                "use the preprocessing it was made with"
+                f"this survey has a map {name!r} that is not {source!r}; name this mapping otherwise with --som-name"
             )
-        region, region_side, flip = (
-            known.get("region", som.region),
-            som.region_side,
-            known.get("flip", som.flip),
+        return
+    if "geometry" not in attrs:
+        som, side = config.som, survey.attrs["prepared_side"]
+        rotations = config.map.rotations or config.train.stages[-1].rotations
+        geometry = Geometry.derive(side, rotations, som.flip, som.region, weights.shape[3], som.region_side)
+        attrs = attrs | {"geometry": geometry_to_dict(geometry)}
+    survey.save_som(name, weights, attrs | {"published": source})
+
+
+def check_fits(attrs: dict[str, Any], geometry: Geometry, weights: np.ndarray, survey: dict[str, Any]) -> None:
+    """ConfigError where the images are not of the kind the map was made for; a note where scales differ."""
+    if weights.shape[1] != len(survey["channels"]):
+        raise ConfigError(f"the map has {weights.shape[1]} channels, the survey {len(survey['channels'])}")
+    if geometry.image_side != survey["prepared_side"]:
+        raise ConfigError(
+            f"the map was made for images of {geometry.image_side} pixels, these have {survey['prepared_side']}; "
+            "ingest and preprocess as for the map"
         )
-        region_side = region_side or known.get("region_side")
-        rotations = rotations or known.get("rotations", config.train.stages[-1].rotations)
-        geometry = Geometry.derive(side, rotations, flip, region, weights.shape[3], region_side)
-        lattice = lattice_from_dict(attrs["lattice"])
-        if config.som.name in Survey(output.survey).som_names() and config.map.som != f"som:{som.name}":
-            raise ConfigError(
-                f"this survey has a map {som.name!r} of its own; name this mapping otherwise with --som-name"
-            )
-        return weights, lattice, geometry, "published"
-    try:
-        trained = output.need(f"train:{som.name}", "skysom train")
-        weights, attrs = Survey(output.survey).load_som(som.name)
-    except Exception as error:
+    if "chain" in attrs and attrs["chain"] != survey["chain"]:
+        raise ConfigError(
+            f"the map learned from images prepared otherwise:\n  map: {attrs['chain']}\n  survey: {survey['chain']}\n"
+            "set preprocess.steps as for the map and preprocess again with `--redo preprocess`"
+        )
+    scales = attrs.get("pixel_scale_arcsec"), survey["pixel_scale_arcsec"]
+    if all(scales) and abs(scales[0] / scales[1] - 1) > 0.01:
+        say(f"map: a pixel of the map is {scales[0]} arcsec, of the images {scales[1]}: sizes are compared in pixels")
+
+
+def check_memory(geometry: Geometry, weights: np.ndarray, workers: int) -> None:
+    """ConfigError where the search would need more than the memory of this machine."""
+    import psutil
+
+    neurons, channels = weights.shape[:2]
+    need = projected_memory(geometry, neurons=neurons, channels=channels, workers=workers)
+    total = psutil.virtual_memory().total
+    if need > 0.9 * total:
+        raise ConfigError(
+            f"mapping onto {neurons} neurons needs {need / 1e9:.1f} GB with {workers} workers, this machine has "
+            f"{total / 1e9:.1f} GB; lower --workers, or use fewer or smaller neurons"
+        )
+
+
+def _the_map(output: Output, name: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Weights and attributes of a finished map; MissingStageError where there is none."""
+    survey = Survey(output.survey)
+    published = name in survey.som_names() and "published" in survey.load_som_attrs(name)
+    if not (published or is_trained(output, name)):
         raise MissingStageError(
-            f"{output.root} has no trained map {som.name!r}; run `skysom train` first or give --som"
-        ) from error
-    known = attrs["geometry"]
-    geometry = Geometry(**(known | {"rotations": rotations or known["rotations"]}))
-    return weights, lattice_from_dict(attrs["lattice"]), geometry, trained
+            f"{output.root} has no finished map {name!r}; run `skysom train --som-name {name}` first or give --som"
+        )
+    return survey.load_som(name)
 
 
 def _add_arrays(survey: Survey, group: str, neurons: int) -> None:
@@ -177,7 +216,7 @@ def result_columns(survey: Survey, name: str, lattice: Lattice, geometry: Geomet
     import pandas as pd
 
     def read(array: str) -> np.ndarray:
-        return np.asarray(survey[f"mappings/{name}/{array}"][:])
+        return survey.column(f"mappings/{name}/{array}")
 
     bmu = read("bmu")
     unmapped = bmu < 0

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from skysom.cluster.ledger import Ledger
 from skysom.cluster.lock import OutputLock
 from skysom.jobs.config import Config, flatten
 from skysom.jobs.errors import ConfigError, MissingStageError
+from skysom.storage.survey import Survey, remove_tree
 
 STAGES = ("ingest", "preprocess", "train", "map", "report")
+PREPARED_ARRAYS = ("prepared", "prepared_scale", "channel_sum", "prepared_status", "ok", "redshift")
+"""Arrays of the store that preprocessing makes."""
 
 
 class Output:
-    """``DIR`` and what is in it. Open it with `open` to write (one run at a time)."""
+    """``DIR`` and what is in it; write to it only while holding its `lock`."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -27,19 +31,34 @@ class Output:
         self.report = self.root / "report.html"
         self.history = self.root / "history.jsonl"
         self.private = self.root / ".skysom"
-        self.checkpoint = self.private / "training.npz"
 
-    def lock(self) -> OutputLock:
-        """Context manager: nobody else writes here meanwhile (LockedError while another run does)."""
+    def checkpoint(self, name: str) -> Path:
+        """Where the training of map ``name`` saves itself."""
+        return self.private / f"training-{name}.npz"
+
+    @contextmanager
+    def lock(self, *, create: bool = False) -> Iterator[None]:
+        """Nobody else writes here meanwhile (LockedError while another run does).
+
+        What an interrupted run left half-way is put right first. ``create`` makes the directory;
+        without it a directory that no run has made is a MissingStageError.
+        """
         if self.root.exists() and not self.root.is_dir():
             raise ConfigError(f"--output {self.root} is a file; give a directory")
+        if not create and not self.private.is_dir():
+            raise MissingStageError(f"{self.root} is no output of skysom; check --output, or start with `skysom run`")
         try:
             self.private.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot write to --output {self.root}: {error.strerror}") from None
-        return OutputLock(self.private / "lock")
+        with OutputLock(self.private / "lock"):
+            self._finish_discard()
+            if self.survey.exists():
+                Survey(self.survey, "r+").recover()
+            yield
 
     def ledger(self) -> Ledger:
+        """The completion records, read anew."""
         return Ledger(self.private / "ledger.jsonl")
 
     def log(self, event: str, **values: Any) -> None:
@@ -86,10 +105,56 @@ class Output:
             self._write_config(recorded)
         return hash_of(flat)
 
+    def discard(self, stage: str, name: str) -> None:
+        """Discard ``stage`` and all after it: of the map ``name`` from train on, of all maps before.
+
+        What is to go is written down first, so that a kill half-way is completed by the next `lock`.
+        Raises ConfigError for an unknown stage.
+        """
+        if stage not in STAGES:
+            raise ConfigError(f"--redo {stage}: the stages are {', '.join(STAGES)}")
+        write_atomically(self._discarding, json.dumps({"stage": stage, "name": name}).encode())
+        self._finish_discard()
+
+    @property
+    def _discarding(self) -> Path:
+        return self.private / "discard.json"
+
+    def _finish_discard(self) -> None:
+        if not self._discarding.exists():
+            return
+        wanted = json.loads(self._discarding.read_text())
+        stage, name = wanted["stage"], wanted["name"]
+        later = STAGES[STAGES.index(stage) :]
+        everything = stage in ("ingest", "preprocess")
+        keys = [
+            key
+            for key in self.recorded()
+            if key.partition(":")[0] in later and (everything or key.partition(":")[2] == name)
+        ]
+        for path in self._discarded_paths(stage, None if everything else name):
+            remove_tree(path)
+        if stage == "ingest":
+            self.catalogue.unlink(missing_ok=True)
+        self.forget(*keys)
+        self._discarding.unlink()
+
+    def _discarded_paths(self, stage: str, name: str | None) -> list[Path]:
+        if stage == "ingest":
+            return [self.survey, self.survey.with_name("survey.zarr.partial"), *self.private.glob("training-*.npz")]
+        soms, mappings = self.survey / "soms", self.survey / "mappings"
+        if stage == "preprocess":
+            arrays = [self.survey / array for array in PREPARED_ARRAYS]
+            return [*arrays, soms, mappings, *self.private.glob("training-*.npz")]
+        paths = [mappings / str(name)] if stage in ("train", "map") else []
+        if stage == "train":
+            paths += [soms / str(name), *soms.glob(f"{name}-stage*"), self.checkpoint(str(name))]
+        return paths
+
     def forget(self, *stages: str) -> None:
         """Discard the configuration and completion records of stage keys."""
-        self._write_config({key: value for key, value in self.recorded().items() if key not in stages})
         self.ledger().drop(*stages)
+        self._write_config({key: value for key, value in self.recorded().items() if key not in stages})
 
     def need(self, stage: str, command: str) -> str:
         """Hash of a finished stage; MissingStageError with the command that makes it."""
@@ -123,6 +188,12 @@ def stage_values(config: Config, stage: str) -> dict[str, Any]:
 def hash_of(values: Any) -> str:
     """Short hash of plain values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def missing_shards(output: Output, stage: str, config: str) -> list[tuple[int, int]]:
+    """Shards of the survey that the ledger does not know to be done in ``stage``."""
+    done = output.ledger().done(stage, config)
+    return [shard for shard in Survey(output.survey).shards() if shard not in done]
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -13,12 +13,21 @@ from skysom.engine.preprocess import output_side, preprocess
 from skysom.jobs import cutouts
 from skysom.jobs.config import Config
 from skysom.jobs.cutouts import CutoutReader
-from skysom.jobs.errors import ConfigError
-from skysom.jobs.ingest import update_catalogue
-from skysom.jobs.output import Output, hash_of, stage_values
+from skysom.jobs.errors import ConfigError, MissingStageError
+from skysom.jobs.ingest import ingest_hash
+from skysom.jobs.output import Output, hash_of, missing_shards, stage_values
 from skysom.jobs.passes import staged_pass
+from skysom.jobs.results import check_whole, update_catalogue
 from skysom.storage.status import CODES
-from skysom.storage.survey import CHUNK_IMAGES, ArraySpec, Survey, status_attrs
+from skysom.storage.survey import (
+    CHUNK_IMAGES,
+    ArraySpec,
+    Survey,
+    add_images,
+    read_images,
+    status_attrs,
+    write_images,
+)
 
 Chain = tuple[tuple[str, dict[str, Any]], ...]
 
@@ -55,7 +64,7 @@ class Preparer:
     def _chunk(self, start: int, stop: int) -> Prepared:
         codes = np.asarray(self._store["status"][start:stop])
         if self.reader is None:
-            raw = np.asarray(self._store["images"][start:stop], np.float32)
+            raw = read_images(self._store, "images", start, stop)
         else:
             raw, codes, _ = self.reader.read(start, stop)
         attrs = self._store.attrs
@@ -83,7 +92,7 @@ class PreprocessWorker:
         start, stop = shard
         prepared = self.preparer(start, stop)
         if self.keep != "none":
-            self.survey.write_rows("prepared", start, prepared.images.astype(self.keep))
+            write_images(self.survey, "prepared", start, prepared.images)
         self.survey.write_rows("channel_sum", start, prepared.sums)
         self.survey.write_rows("prepared_status", start, prepared.codes)
         codes = np.asarray(self.survey["status"][start:stop])
@@ -103,24 +112,30 @@ def preprocess_survey(config: Config, output: Output, runtime: Runtime) -> None:
     channels = len(survey.attrs["channels"])
     if isinstance(weights, tuple) and len(weights) != channels:
         raise ConfigError(f"preprocess.channel_weights has {len(weights)} numbers, the survey {channels} channels")
-    digest = output.claim("preprocess", stage_values(config, "preprocess"))
+    output.claim("preprocess", stage_values(config, "preprocess"))
     if store != "none":
         spec = ArraySpec(store, ("channel", "y", "x"), (channels, side, side), 0, {"long_name": "cut-out for the map"})
-        survey.add_image_array("prepared", spec)
+        add_images(survey, "prepared", spec)
     survey.add_image_array("channel_sum", ArraySpec("float32", ("channel",), (channels,)))
     survey.add_image_array("prepared_status", ArraySpec("uint8", attrs=status_attrs()))
     survey.add_image_array("ok", ArraySpec("bool", attrs={"long_name": "usable image"}))
     _add_redshifts(output, survey)
     survey.group.attrs["prepared_side"] = side
     survey.group.attrs["chain"] = [[name, parameters] for name, parameters in chain]
-    reader = cutouts.open_reader(output.survey, output.catalogue) if store == "none" else None
+    missing = missing_shards(output, "preprocess", preprocess_hash(output))
+    reader = cutouts.open_reader(output.survey, output.catalogue) if store == "none" and missing else None
     worker = PreprocessWorker(Preparer(output.survey, chain, reader), store)
     with staged_pass(output, "preprocess", runtime) as run:
-        run(survey.shards(), worker, hash_of([digest, output.need("ingest", "skysom ingest")]))
+        run(survey.shards(), worker, preprocess_hash(output))
     if "channel_weights" not in survey.attrs:
         # Set once: rows appended later must not change what earlier ones were matched with.
         survey.group.attrs["channel_weights"] = _channel_weights(survey, weights)
-    update_catalogue(output, {"status": survey.statuses()})
+    update_catalogue(output.catalogue, {"status": survey.statuses()}, survey.shard_images)
+
+
+def preprocess_hash(output: Output) -> str:
+    """Hash of the settings of preprocessing and of all before it."""
+    return hash_of([output.need("preprocess", "skysom run"), output.need("ingest", "skysom ingest")])
 
 
 def _channel_weights(survey: Survey, wanted: Any) -> list[float]:
@@ -131,7 +146,7 @@ def _channel_weights(survey: Survey, wanted: Any) -> list[float]:
         return [float(weight) for weight in wanted]
     from skysom.engine.preprocess import balanced_weights
 
-    sums = np.asarray(survey["channel_sum"][:])[np.asarray(survey["ok"][:])]
+    sums = survey.column("channel_sum")[survey.column("ok")]
     if not len(sums):
         return [1.0] * channels
     return [float(weight) for weight in balanced_weights(sums)]
@@ -150,7 +165,7 @@ def _add_redshifts(output: Output, survey: Survey) -> None:
         raise ConfigError(f"ingest.redshift_column {column!r} is not in the catalogue; it has {list(table.columns)}")
     spec = ArraySpec("float64", fill=np.nan, attrs={"long_name": "redshift"})
     values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    survey.add_image_array("redshift", spec)[:] = values
+    survey.add_image_array("redshift", spec)[: len(values)] = values
 
 
 @dataclass(frozen=True)
@@ -169,7 +184,7 @@ class PreparedReader:
         """Images (n, C, side, side) float32 of rows [start, stop) and whether each is usable, (n,) bool."""
         ok = np.asarray(self._store["ok"][start:stop])
         if self.preparer is None:
-            images = np.asarray(self._store["prepared"][start:stop], np.float32)
+            images = read_images(self._store, "prepared", start, stop)
         else:
             images = self.preparer(start, stop).images
         return images * np.asarray(self.weights, np.float32)[:, None, None], ok
@@ -179,10 +194,11 @@ class PreparedReader:
         rows = np.asarray(rows, np.int64)
         side = self._store.attrs["prepared_side"]
         out = np.empty((len(rows), len(self.weights), side, side), np.float32)
-        for chunk in np.unique(rows // CHUNK_IMAGES):
-            first = int(chunk) * CHUNK_IMAGES
+        order = np.argsort(rows, kind="stable")
+        chunk = rows[order] // CHUNK_IMAGES
+        for here in np.split(order, np.flatnonzero(np.diff(chunk)) + 1) if len(rows) else []:
+            first = int(rows[here[0]]) // CHUNK_IMAGES * CHUNK_IMAGES
             images, _ = self.read(first, min(first + CHUNK_IMAGES, len(self._store)))
-            here = np.flatnonzero(rows // CHUNK_IMAGES == chunk)
             out[here] = images[rows[here] - first]
         return out
 
@@ -191,8 +207,15 @@ def open_prepared(output: Output) -> PreparedReader:
     """Reader of the preprocessed images of an output; MissingStageError where there are none."""
     output.need("preprocess", "skysom run")
     attrs = Survey(output.survey).attrs
-    if "channel_weights" not in attrs:
-        output.need("preprocess (unfinished)", "skysom run")
+    check_whole(output.catalogue, len(Survey(output.survey)))
+    if "imported" not in output.recorded()["preprocess"]:
+        missing = missing_shards(output, "preprocess", preprocess_hash(output))
+        missing += missing_shards(output, "ingest", ingest_hash(output))
+        if missing or "channel_weights" not in attrs:
+            raise MissingStageError(
+                f"{output.root}: {len(missing)} shards are not ingested and preprocessed yet; run the same "
+                "`skysom run` or `skysom ingest` again first"
+            )
     preparer = None
     if output.recorded()["ingest"]["ingest.store"] == "none":
         chain = tuple((name, parameters) for name, parameters in attrs["chain"])

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from skysom.engine.lattice import lattice_from_dict
 from skysom.jobs import report_data, report_figures, report_map, report_sections
 from skysom.jobs.report_data import Content, MappingSummary
+from skysom.jobs.report_history import read_history
+from skysom.jobs.report_u_matrix import u_matrix
 from skysom.storage.survey import Survey
 
 ImageLoader = Callable[[Sequence[int]], np.ndarray]
@@ -20,8 +23,6 @@ LOAD_ROWS = 64
 """Images asked for at a time; only their thumbnails are kept."""
 GALLERY_PIXELS = 3_000_000
 """Bound on the pixels of all member thumbnails, which sets their side."""
-U_MATRIX_SIDE, U_MATRIX_ROTATIONS, U_MATRIX_NEURONS = 32, 72, 4096
-"""The U-matrix is for looking at: small pictures and few angles are enough, very large maps go without."""
 
 
 def write_report(
@@ -38,7 +39,7 @@ def write_report(
     Parameters
     ----------
     output : directory of a run, with ``survey.zarr`` and, where there are any, ``history.jsonl`` and
-        ``catalogue.parquet``. A map or mapping that is not there yet leaves its sections out.
+        ``catalogue.parquet``. A map or mapping that is not there leaves its sections out.
     mapping, som : names in the store.
     image_loader : gives the images (n, C, y, x) of row numbers; default the stored prepared images, else the
         cut-outs. A few hundred rows are asked for, whatever the number of sources, at most 64 at a time.
@@ -78,33 +79,53 @@ def _gather(output: Path, survey: Survey, mapping: str, som: str, loader: ImageL
         "output": output,
         "counts": report_data.count_rows(survey),
         "attrs": survey.attrs,
-        "history": report_data.read_history(output / "history.jsonl"),
+        "history": read_history(output / "history.jsonl", som, mapping),
         "catalogue_columns": _catalogue_columns(output / "catalogue.parquet"),
     }
-    if som not in survey.som_names():
+    mapped = mapping in survey.mapping_names()
+    if som in survey.som_names():
+        common |= _stored_map(survey, som)
+    elif mapped:
+        common |= _lattice_of_mapping(survey, mapping)
+    if not mapped or "lattice" not in common:
         return Content(**common)
-    from skysom.engine.lattice import lattice_from_dict
-
-    weights, som_attrs = survey.load_som(som)
-    lattice = lattice_from_dict(som_attrs["lattice"])
-    side = _shown_side(weights, som_attrs.get("geometry") or {})
-    common |= {"lattice": lattice, "weights": weights, "som_attrs": som_attrs, "side": side}
-    common["u_matrix"] = _u_matrix(weights, lattice, som_attrs.get("geometry") or {}, side)
-    if mapping not in survey.mapping_names():
-        return Content(**common)
-    summary = report_data.summarise_mapping(survey, mapping, len(weights))
-    gallery = _gallery(summary)
+    summary = report_data.summarise_mapping(survey, mapping, common["lattice"].size)
+    gallery, side = _gallery(summary), common["side"]
     members = np.concatenate([summary.best[gallery].ravel(), summary.random[gallery].ravel()])
     loader = loader or _stored_images(survey)
+    channels = len(survey.attrs.get("channels") or [0])
     return Content(
         **common,
         mapping=summary,
         gallery=gallery,
         ids=report_data.source_ids(survey, members),
-        pictures=_pictures(loader, members, side, _gallery_side(weights.shape[1])),
+        pictures=_pictures(loader, members, side, _gallery_side(channels)),
         worst=report_data.worst_matches(survey, mapping, summary.worst),
         worst_pictures=_pictures(loader, summary.worst, side, report_sections.WORST_SIDE),
     )
+
+
+def _stored_map(survey: Survey, som: str) -> dict[str, Any]:
+    weights, attrs = survey.load_som(som)
+    lattice, geometry = lattice_from_dict(attrs["lattice"]), attrs.get("geometry") or {}
+    side = _shown_side(weights, geometry)
+    return {
+        "lattice": lattice,
+        "weights": weights,
+        "som_attrs": attrs,
+        "side": side,
+        "u_matrix": u_matrix(weights, lattice, geometry, side),
+    }
+
+
+def _lattice_of_mapping(survey: Survey, mapping: str) -> dict[str, Any]:
+    """What a mapping says about a map that is not in the store (any more); empty where it says nothing."""
+    attrs: dict[str, Any] = dict(survey.group[f"mappings/{mapping}"].attrs)
+    if "lattice" not in attrs:
+        return {}
+    geometry = attrs.get("geometry") or {}
+    side = int(geometry.get("image_side") or survey.attrs["image_side"])
+    return {"lattice": lattice_from_dict(attrs["lattice"]), "som_attrs": {"geometry": geometry}, "side": side}
 
 
 def _shown_side(weights: np.ndarray, geometry: dict[str, Any]) -> int:
@@ -144,28 +165,6 @@ def _pictures(loader: ImageLoader | None, rows: np.ndarray, side: int, size: int
         for row, image in zip(some, report_figures.central(loader(some), side), strict=True):
             found[row] = report_figures.thumbnails(image, size)
     return found
-
-
-def _u_matrix(weights: np.ndarray, lattice: Any, geometry: dict[str, Any], side: int) -> np.ndarray | None:
-    """Mean distance (N,) of every neuron to its lattice neighbours, at the best turn of one onto the other.
-
-    Neighbours may show the same shape at different angles, so a plain difference would draw borders where there
-    are none. NaN for a neuron without neighbours.
-    """
-    if len(weights) > U_MATRIX_NEURONS:
-        return None
-    from skysom.engine import Som, best_match
-
-    small = min(side, U_MATRIX_SIDE)
-    reduced = report_figures.reduced(report_figures.central(weights, side), small)
-    rotations = 1 if geometry.get("rotations") == 1 else U_MATRIX_ROTATIONS
-    match = best_match(reduced, Som(reduced, lattice), rotations, bool(geometry.get("flip", True)), "circular", small)
-    # only the one that is turned is interpolated, so the two ways differ a little
-    distance = (match.distance + match.distance.T) / 2
-    neighbour = lattice.distances() == 1
-    count = neighbour.sum(axis=1)
-    total = np.where(neighbour, distance, 0).sum(axis=1, dtype=np.float64)
-    return total / np.where(count > 0, count, np.nan)
 
 
 def _catalogue_columns(path: Path) -> list[str]:

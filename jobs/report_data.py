@@ -4,7 +4,6 @@ Only sums a neuron, histograms and a fixed number of remarkable rows are kept, s
 needs no more memory than one of hundreds.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from skysom.jobs import report_figures as figures
+from skysom.jobs.report_history import History
 from skysom.storage.survey import Survey
 
 BLOCK_ROWS = 65_536
 FINE_BINS = 2048
 BEST, RANDOM, WORST = 3, 3, 12
 IDS_A_CAUSE = 5
-HISTORY_EVENTS = ("training", "stage_end")
 
 
 @dataclass
@@ -44,8 +44,9 @@ class MappingSummary:
     """Statistics of a mapping of N neurons.
 
     hits (N,) int; mean, std (N,) float64 of the BMU distances, NaN without members; edges (bins + 1,) and
-    histogram (bins,) of all BMU distances; angles (2, R) counts without and with flip; best, random (N, k) rows,
-    -1 where there are fewer members; worst: rows of the largest distances, largest first.
+    histogram (bins,) of all BMU distances; angles (2, R) counts without and with flip, None where the store has
+    no angles; best, random (N, k) rows, -1 where there are fewer members; worst: rows of the largest distances,
+    largest first.
     """
 
     mapped: int
@@ -54,7 +55,7 @@ class MappingSummary:
     std: np.ndarray
     edges: np.ndarray
     histogram: np.ndarray
-    angles: np.ndarray
+    angles: np.ndarray | None
     best: np.ndarray
     random: np.ndarray
     worst: np.ndarray
@@ -114,7 +115,8 @@ def summarise_mapping(survey: Survey, name: str, neurons: int, seed: int = 1) ->
     attrs: dict[str, Any] = dict(survey.group[prefix].attrs)
     rotations = max(int(attrs.get("rotations") or attrs.get("geometry", {}).get("rotations") or 1), 1)
     sums = np.zeros((3, neurons))
-    angles = np.zeros((2, rotations), dtype=np.int64)
+    turned = f"{prefix}/bmu_rotation" in survey  # an imported mapping may have none
+    angles = np.zeros((2, rotations), dtype=np.int64) if turned else None
     best, random = SmallestPerGroup(neurons, BEST), SmallestPerGroup(neurons, BEST + RANDOM)
     worst = SmallestPerGroup(1, WORST)
     low, high = np.inf, -np.inf
@@ -124,9 +126,10 @@ def summarise_mapping(survey: Survey, name: str, neurons: int, seed: int = 1) ->
             continue
         sums += [np.bincount(bmu, weights=w, minlength=neurons) for w in (np.ones(len(row)), distance, distance**2)]
         low, high = min(low, distance.min()), max(high, distance.max())
-        turn = np.asarray(survey[f"{prefix}/bmu_rotation"][start:stop])[row - start].astype(np.int64)
-        flip = np.asarray(survey[f"{prefix}/bmu_flip"][start:stop])[row - start].astype(np.int64)
-        np.add.at(angles, (flip, turn % rotations), 1)
+        if angles is not None:
+            turn = np.asarray(survey[f"{prefix}/bmu_rotation"][start:stop])[row - start].astype(np.int64)
+            flip = np.asarray(survey[f"{prefix}/bmu_flip"][start:stop])[row - start].astype(np.int64)
+            np.add.at(angles, (flip, turn % rotations), 1)
         best.update(bmu, row, distance)
         random.update(bmu, row, np.random.default_rng([seed, start]).random(len(row)))
         worst.update(np.zeros(len(row), dtype=np.int64), row, -distance)
@@ -135,22 +138,6 @@ def summarise_mapping(survey: Survey, name: str, neurons: int, seed: int = 1) ->
     others = _without(random.rows, best.rows)[:, :RANDOM]
     found = worst.rows[0][worst.rows[0] >= 0]
     return MappingSummary(int(hits.sum()), hits, mean, std, edges, histogram, angles, best.rows, others, found, attrs)
-
-
-def read_history(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Events of history.jsonl by kind (training, stage_end); a missing file or a torn line is no error."""
-    events: dict[str, list[dict[str, Any]]] = {name: [] for name in HISTORY_EVENTS}
-    if not path.exists():
-        return events
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(event, dict) and event.get("event") in events:
-                events[event["event"]].append(event)
-    return events
 
 
 def _blocks(survey: Survey) -> Iterator[tuple[int, int]]:
@@ -272,6 +259,7 @@ def worst_matches(survey: Survey, name: str, rows: np.ndarray) -> list[WorstMatc
 class Content:
     """Everything the page shows. ``lattice`` and its kin are None before training, ``mapping`` before mapping.
 
+    ``weights`` alone is None where the mapping is there and its map is not.
     side : central pixels of neurons and images that are shown. u_matrix (N,) float64. ids, pictures: source ids and
     thumbnails (C, s, s) uint8 by row for the gallery, ``worst_pictures`` likewise for the worst matches.
     """
@@ -279,7 +267,7 @@ class Content:
     output: Path
     counts: Counts
     attrs: dict[str, Any]
-    history: dict[str, list[dict[str, Any]]]
+    history: History
     catalogue_columns: list[str]
     lattice: Any = None
     weights: Any = None
@@ -300,6 +288,20 @@ class Content:
     @property
     def channels(self) -> list[str]:
         """Names of the channels; numbers where the store has none."""
-        count = 0 if self.weights is None else self.weights.shape[1]
         names = [str(name) for name in self.som_attrs.get("channels") or self.attrs.get("channels") or []]
+        pictures = [*self.pictures.values(), *self.worst_pictures.values()][:1]
+        count = len(pictures[0]) if pictures else len(names)
+        if self.weights is not None:
+            count = self.weights.shape[1]
         return [names[i] if i < len(names) else f"channel {i}" for i in range(count)]
+
+    @property
+    def published(self) -> str:
+        """Where a map that was not trained here comes from; empty for a trained one."""
+        return str(self.som_attrs.get("published") or "")
+
+    def neuron_picture(self, neuron: int, size: int) -> np.ndarray | None:
+        """Thumbnail (C, size, size) uint8 of a neuron; None where the map is not in the store."""
+        if self.weights is None:
+            return None
+        return figures.thumbnails(figures.central(self.weights[neuron], self.side), size)

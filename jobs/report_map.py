@@ -6,6 +6,7 @@ import numpy as np
 
 from skysom.jobs import report_figures as figures
 from skysom.jobs.report_data import RANDOM, Content, MappingSummary
+from skysom.jobs.report_u_matrix import MAX_SIDE, angles
 from skysom.jobs.report_words import Section, compact, number, with_error
 
 GALLERY_SIDE = 64
@@ -65,10 +66,17 @@ def _map_caption(content: Content, layout: figures.Layout) -> str:
     return escape(text)
 
 
-U_MATRIX_CAPTION = (
-    "Mean distance of a neuron to its neighbours on the map, after turning one onto the other. Dark: a family of "
-    "look-alikes. Bright ridges: borders between families."
-)
+def u_matrix(content: Content) -> str:
+    """Figure of the U-matrix; empty where there is none."""
+    if content.u_matrix is None:
+        return ""
+    tried, side = angles(content.geometry), min(content.side, MAX_SIDE)
+    how = f"one turned onto the other at the best of {tried} angles, " if tried > 1 else ""
+    caption = (
+        f"Mean distance of a neuron to its neighbours on the map, {how}as pictures of {side} × {side} pixels. "
+        "Dark: a family of look-alikes. Bright ridges: borders between families."
+    )
+    return cells(content, content.u_matrix, "U-matrix", "magma", "", caption)
 
 
 def occupation(content: Content, mapping: MappingSummary) -> Section:
@@ -87,8 +95,7 @@ def occupation(content: Content, mapping: MappingSummary) -> Section:
             power=0.5,
         )
     ]
-    if content.u_matrix is not None:
-        parts.append(cells(content, content.u_matrix, "U-matrix", "magma", "", U_MATRIX_CAPTION))
+    parts.append(u_matrix(content))
     parts.append(
         cells(
             content,
@@ -172,6 +179,8 @@ def members(content: Content, mapping: MappingSummary) -> Section:
         "onto the neuron, each from its faintest to its brightest pixel. On the right, mean and "
         "scatter of the members' distances. Point at a strip for the ids of its sources."
     )
+    if content.weights is None:
+        caption += " The map is not in the store, so the places of the neurons stay empty."
     layout = figures.layout_of(content.lattice)
     cards = "".join(_member_card(content, mapping, layout, i) for i in content.gallery)
     return Section(
@@ -183,7 +192,8 @@ def members(content: Content, mapping: MappingSummary) -> Section:
 
 def _member_card(content: Content, mapping: MappingSummary, layout: figures.Layout, i: int) -> str:
     size = next(iter(content.pictures.values())).shape[-1]
-    neuron = figures.thumbnails(figures.central(content.weights[i], content.side), size)
+    neuron = content.neuron_picture(i, size)
+    head = "" if neuron is None else "neuron"
     best, random = ([content.pictures.get(int(row)) for row in rows[i]] for rows in (mapping.best, mapping.random))
     picture = figures.strip([[neuron], best, random], size, len(content.channels))
     gap = size // 6 / (size + 2)
@@ -196,6 +206,6 @@ def _member_card(content: Content, mapping: MappingSummary, layout: figures.Layo
         f'<div class="card" id="neuron-{i}"><p class="line"><span><b>{escape(layout.names[i])}</b> · '
         f"{number(mapping.hits[i])} member{plural}</span><span>{mean}</span></p>"
         f'<img src="{picture}" alt="neuron {i} with its best and random members" title="{ids}" loading="lazy">'
-        f'<div class="heads" style="{grid}"><span>neuron</span><i></i><span>best</span><i></i>'
+        f'<div class="heads" style="{grid}"><span>{head}</span><i></i><span>best</span><i></i>'
         f"<span>{'at random' if (mapping.random[i] >= 0).any() else ''}</span></div></div>"
     )

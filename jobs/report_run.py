@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 from skysom.jobs.report_data import Content
-from skysom.jobs.report_words import Section, as_float, duration, number, version
+from skysom.jobs.report_words import Section, duration, number, rate, version
 
 MAX_CONFIG = 20_000
 """Characters of the configuration that are printed."""
@@ -22,6 +22,10 @@ CAUSES = {
     "wrong_size": ("The image is not square or not of the survey's side", "cut it again, or set the side"),
     "all_nan": ("No pixel of the cut-out has data", "the position lies in a blank part of the mosaic"),
     "constant": ("All pixels are equal", "check how the cut-out was made"),
+    "not_finite": (
+        "The imported image has pixels that are NaN or infinite",
+        "replace them before the import, or ingest the images themselves",
+    ),
     "no_wcs": ("The header has no sky coordinates", "add a WCS, or name cut-outs by file"),
     "bad_position": ("Coordinates are missing or out of range", "correct ra and dec (degrees)"),
     "no_coverage": ("No image covers the position", "add the missing tiles, or drop the row"),
@@ -69,22 +73,20 @@ def run_section(content: Content, config_text: str) -> Section:
 
 
 def _times(content: Content) -> str:
-    stages: dict[str, list[float]] = {}
-    for event in content.history["stage_end"]:
-        total = stages.setdefault(str(event.get("stage", "?")), [0.0, 0.0])
-        total[0] += as_float(event.get("seconds"))
-        total[1] += as_float(event.get("images"))
+    stages = content.history.stages
     if not stages:
         return ""
     rows = "".join(
-        f'<tr><td>{escape(name)}</td><td class="number">{duration(seconds)}</td>'
-        f'<td class="number">{number(images) if images else ""}</td>'
-        f'<td class="number">{f"{images / seconds:,.0f}" if images and seconds > 0 else ""}</td></tr>'
-        for name, (seconds, images) in stages.items()
+        f'<tr><td>{escape(name)}</td><td class="number">{duration(total.seconds)}</td>'
+        f'<td class="number">{number(total.images) if total.images else ""}</td>'
+        f'<td class="number">{rate(total.images, total.seconds)}</td></tr>'
+        for name, total in stages.items()
     )
     return (
         '<h3>Time by stage</h3><div class="scroll"><table><tr><th>Stage</th><th class="number">Time</th>'
         f'<th class="number">Images</th><th class="number">Images a second</th></tr>{rows}</table></div>'
+        '<p class="caption">All runs together, the images counted as often as they were processed: again where a '
+        "stage was repeated, once an iteration in training. Of a run that was killed, what it recorded counts.</p>"
     )
 
 

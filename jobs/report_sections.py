@@ -19,16 +19,17 @@ WORST_SIDE = 112
 def all_sections(content: Content, config_text: str) -> list[Section]:
     """The sections that the content allows, top to bottom."""
     found = []
-    if content.lattice is not None:
+    if content.weights is not None:
         found.append(report_map.map_section(content))
     mapping = content.mapping
     if mapping is not None and mapping.mapped:
         found += [report_map.occupation(content, mapping), report_map.members(content, mapping)]
-        found += [_distances(content, mapping), _angles(mapping)]
+        found.append(_distances(content, mapping))
+        if mapping.angles is not None:
+            found.append(_angles(mapping.angles))
     elif content.u_matrix is not None:
-        figure = report_map.cells(content, content.u_matrix, "U-matrix", "magma", "", report_map.U_MATRIX_CAPTION)
-        found.append(Section("occupation", "Neighbourhoods", figure))
-    if content.history["training"]:
+        found.append(Section("occupation", "Neighbourhoods", report_map.u_matrix(content)))
+    if content.history.training and content.weights is not None and not content.published:
         found.append(_training(content))
     return [*found, report_run.failures(content), report_run.run_section(content, config_text)]
 
@@ -41,10 +42,16 @@ def summary(content: Content) -> str:
     if content.lattice is None:
         parts[0] += "; no map has been trained yet"
     elif content.mapping is None:
-        parts[0] += f"; a map of {_map_size(content)} has been trained, nothing has been mapped yet"
+        parts[0] += f"; {_map_size(content)} {'is at hand' if content.published else 'has been trained'}, nothing has "
+        parts[0] += "been mapped yet"
     else:
         parts[0] += f", {number(content.mapping.mapped)} of them mapped to {_map_size(content)}"
     parts[0] += "."
+    if content.published:
+        parts.append(f"The map was not trained here: it comes from {content.published}.")
+    elif content.lattice is not None and content.weights is None and content.mapping is not None:
+        source = content.mapping.attrs.get("som", "unnamed")
+        parts.append(f"The map itself ({source}) is not in the store, so its neurons cannot be shown.")
     parts.append(
         f"{number(failed)} could not be used ({100 * failed / max(counts.sources, 1):.1f} %) and "
         f"{'is' if failed == 1 else 'are'} kept in the catalogue with the cause."
@@ -73,8 +80,8 @@ def key_figures(content: Content) -> str:
         values.append((" × ".join(map(str, content.lattice.shape)), f"{_kind(content)} map"))
     if mapping is not None and mapping.mapped:
         values.append((f"{mapping.quantile(0.5):.3g}", "median distance"))
-    if content.history["stage_end"]:
-        total = sum(as_float(event.get("seconds")) for event in content.history["stage_end"])
+    if content.history.stages:
+        total = sum(stage.seconds for stage in content.history.stages.values())
         values.append((duration(total), "computing time"))
     return "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for value, name in values)
 
@@ -87,6 +94,7 @@ def footer(content: Content) -> str:
 def _distances(content: Content, mapping: MappingSummary) -> Section:
     marks = {"median": mapping.quantile(0.5), "95 %": mapping.quantile(0.95)}
     worst = np.array([match.distance for match in content.worst])
+    beside = "" if content.weights is None else " (left) and the neuron that resembles it most"
     chart = figures.distance_chart(mapping.edges, mapping.histogram, marks, worst)
     body = (
         f'<figure class="one"><img src="{chart}" alt="histogram of distances"></figure>'
@@ -94,7 +102,7 @@ def _distances(content: Content, mapping: MappingSummary) -> Section:
         "region and all channels, at the best angle. The bulk is what the map explains; the tail is artefacts, "
         "blends, bad cut-outs, and the objects no neuron stands for. Orange ticks: the sources below.</p>"
         "<h3>Worst matches</h3>"
-        '<p class="caption">Left the source as observed, right the neuron that resembles it most.</p>'
+        f'<p class="caption">The source as observed{beside}.</p>'
     )
     layout = figures.layout_of(content.lattice)
     cards = []
@@ -106,7 +114,7 @@ def _distances(content: Content, mapping: MappingSummary) -> Section:
         more = " · ".join(part for part in (match.status, sky, padded) if part)
         picture = ""
         if match.row in content.worst_pictures:
-            neuron = figures.thumbnails(figures.central(content.weights[match.bmu], content.side), WORST_SIDE)
+            neuron = content.neuron_picture(match.bmu, WORST_SIDE)
             uri = figures.strip([[content.worst_pictures[match.row], neuron]], WORST_SIDE, len(content.channels))
             picture = f'<img src="{uri}" alt="a source and its neuron" loading="lazy">'
         cards.append(
@@ -116,12 +124,12 @@ def _distances(content: Content, mapping: MappingSummary) -> Section:
     return Section("distances", "Distances and worst matches", f'{body}<div class="cards">{"".join(cards)}</div>')
 
 
-def _angles(mapping: MappingSummary) -> Section:
-    rotations = mapping.angles.shape[1]
+def _angles(angles: np.ndarray) -> Section:
+    rotations = angles.shape[1]
     if rotations == 1:
         return Section("angles", "Angles", "<p>Images were compared without turning them.</p>")
-    turns = quarter_turns(mapping.angles)
-    chart = figures.angle_chart(mapping.angles)
+    turns = quarter_turns(angles)
+    chart = figures.angle_chart(angles)
     return Section(
         "angles",
         "Best angles",
@@ -161,11 +169,9 @@ def _angle_note(turns: QuarterTurns, rotations: int) -> str:
 
 
 def _training(content: Content) -> Section:
-    events = content.history["training"][-2000:]
+    events = content.history.training
     stage = np.array([int(as_float(e.get("training_stage"))) for e in events])
     seen = np.array([as_float(e.get("images_seen")) for e in events])
-    # counts that start again with a stage are joined to a running one
-    seen = seen + np.concatenate([[0], np.cumsum(np.where(np.diff(seen) < 0, seen[:-1], 0))])
     distance = np.array([as_float(e.get("mean_bmu_distance")) for e in events])
     factor = np.array([as_float(e.get("update_factor")) for e in events])
     chart = figures.training_chart(seen, distance, factor, stage)
@@ -182,7 +188,7 @@ def _map_size(content: Content) -> str:
     shape = " × ".join(map(str, content.lattice.shape))
     neurons = f" ({number(content.lattice.size)} neurons)" if content.lattice.rank > 1 else " neurons"
     periodic = "periodic " if content.lattice.periodic else ""
-    return f"a {periodic}{_kind(content)} map of {shape}{neurons}"
+    return f"a {'published ' if content.published else ''}{periodic}{_kind(content)} map of {shape}{neurons}"
 
 
 def _kind(content: Content) -> str:

@@ -43,6 +43,14 @@ def number(count: float) -> str:
     return f"{int(count):,}"
 
 
+def rate(count: float, seconds: float) -> str:
+    """``count`` a second to three digits; empty where nothing was counted."""
+    if not (count > 0 and seconds > 0):
+        return ""
+    value = count / seconds
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def with_error(value: float, error: float | None) -> str:
     """``value`` to two significant digits and ``error`` to as many decimals."""
     decimals = int(np.clip(1 - np.floor(np.log10(value)), 0, 8)) if value > 0 else 2

@@ -1,7 +1,9 @@
 """Train: a map from a selection of the preprocessed images, in the stages of the recipe, with checkpoints."""
 
+import hashlib
 import io
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,27 +12,25 @@ import numpy as np
 
 from skysom.engine.geometry import Geometry
 from skysom.engine.initial import initial_weights
-from skysom.engine.lattice import Cartesian, Hexagonal, Lattice, lattice_from_dict, lattice_to_dict
+from skysom.engine.lattice import Cartesian, Hexagonal, Lattice, lattice_to_dict
 from skysom.engine.neighbourhood import Neighbourhood
 from skysom.engine.som import Som
 from skysom.engine.update import AHEAD_IMAGES, OnlineTrainer
 from skysom.jobs.config import Config, TrainingStage
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.output import Output, Timer, hash_of, stage_values, write_atomically
-from skysom.jobs.preprocess import PreparedReader, open_prepared
-from skysom.jobs.progress import Progress
+from skysom.jobs.preprocess import PreparedReader, open_prepared, preprocess_hash
+from skysom.jobs.progress import Progress, say
 from skysom.storage.errors import SurveyError
 from skysom.storage.survey import Survey
 
 CHECKPOINT_EVERY_S = 30.0
-PRESENT_IMAGES = 256
-"""Images read together for training."""
 KEYWORDS = ("zero", "random", "random_with_preferred_direction")
 
 
 @dataclass
 class Position:
-    """How far training has come: stage, iteration, images of that iteration; and running means."""
+    """How far training has come: stage, iteration, and images of that iteration."""
 
     stage: int = 0
     iteration: int = 0
@@ -44,36 +44,52 @@ def train(config: Config, output: Output) -> None:
     does not fit; MissingStageError before preprocessing.
     """
     reader = open_prepared(output)
-    name = config.som.name
+    name, survey = config.som.name, Survey(output.survey)
     key = f"train:{name}"
-    prepared = hash_of([output.need("preprocess", "skysom run"), output.need("ingest", "skysom ingest")])
-    if key in output.recorded() and name in Survey(output.survey).som_names():
+    if key in output.recorded():
         output.claim(key, stage_values(config, "train"))
-        return
+        if is_trained(output, name):
+            return
     lattice = lattice_of(config)
-    survey = Survey(output.survey)
     geometries = [geometry_of(config, survey, stage) for stage in config.train.stages]
     rows = select_rows(config, output, survey)
     check_memory(config, geometries, lattice, survey, len(rows))
     weights = starting_weights(config, output, reader, rows, geometries[0], lattice)
-    digest = hash_of([output.claim(key, stage_values(config, "train")), prepared])
+    output.claim(key, stage_values(config, "train"))
     timer = Timer()
     output.log("stage_start", stage="train", key=key, images=len(rows))
-    run = _Run(config, output, reader, rows, geometries, lattice, digest)
+    run = _Run(config, output, reader, rows, geometries, lattice, weights)
     weights = run(weights)
-    som_attrs = describe(lattice, geometries[-1], survey, digest) | {"training": run.training(len(config.train.stages))}
-    Survey(output.survey, "r+").save_som(name, weights, som_attrs)
-    output.checkpoint.unlink(missing_ok=True)
-    output.log("stage_end", stage="train", key=key, seconds=timer.seconds, images=len(rows))
+    attrs = describe(lattice, geometries[-1], survey) | {"training": run.training(len(config.train.stages))}
+    Survey(output.survey, "r+").save_som(name, weights, attrs | {"config_hash": training_hash(output, name)})
+    output.checkpoint(name).unlink(missing_ok=True)
+    output.log(
+        "stage_end", stage="train", key=key, seconds=timer.seconds, images=len(rows), presentations=run.presented
+    )
 
 
-def describe(lattice: Lattice, geometry: Geometry, survey: Survey, digest: str) -> dict[str, Any]:
-    """Attributes of a stored map."""
+def training_hash(output: Output, name: str) -> str:
+    """Hash of the settings of training ``name`` and of all before it."""
+    return hash_of([output.need(f"train:{name}", "skysom train"), preprocess_hash(output)])
+
+
+def is_trained(output: Output, name: str) -> bool:
+    """Whether the map ``name`` was trained to the end (or imported) with the settings recorded for it."""
+    survey = Survey(output.survey)
+    if name not in survey.som_names() or f"train:{name}" not in output.recorded():
+        return False
+    found = survey.load_som_attrs(name).get("config_hash")
+    return found is None or found == training_hash(output, name)
+
+
+def describe(lattice: Lattice, geometry: Geometry, survey: Survey) -> dict[str, Any]:
+    """Attributes of a stored map: what it is, and how the images it learned from were prepared."""
+    attrs = survey.attrs
+    prepared = ("channels", "chain", "channel_weights", "pixel_scale_arcsec")
     return {
         "lattice": lattice_to_dict(lattice),
         "geometry": geometry_to_dict(geometry),
-        "channels": survey.attrs["channels"],
-        "config_hash": digest,
+        **{key: attrs[key] for key in prepared},
     }
 
 
@@ -105,7 +121,7 @@ def select_rows(config: Config, output: Output, survey: Survey) -> np.ndarray:
 
     The sample depends on the seed and the row alone, not on shards or on rows added later beyond it.
     """
-    chosen = np.asarray(survey["ok"][:])
+    chosen = survey.column("ok")
     if not chosen.any():
         raise ConfigError(f"no image of {output.root} is usable; see the status column of {output.catalogue}")
     if config.train.where is not None:
@@ -185,10 +201,13 @@ class _Run:
 
     def __init__(
         self, config: Config, output: Output, reader: PreparedReader, rows: np.ndarray,
-        geometries: list[Geometry], lattice: Lattice, digest: str,
+        geometries: list[Geometry], lattice: Lattice, weights: np.ndarray,
     ) -> None:  # fmt: skip
         self.config, self.output, self.rows = config, output, rows
-        self.geometries, self.lattice, self.digest = geometries, lattice, digest
+        self.geometries, self.lattice, self.presented = geometries, lattice, 0
+        # Another selection or another start must not continue this one.
+        start = hashlib.sha256(rows.tobytes() + weights.tobytes()).hexdigest()
+        self.digest = hash_of([training_hash(output, config.som.name), start])
         self.images = reader.rows(rows)
         self.total = sum(stage.iterations for stage in config.train.stages) * len(rows)
         self.saved = time.monotonic()
@@ -217,13 +236,25 @@ class _Run:
             for first in range(begin, len(order), AHEAD_IMAGES):
                 block = order[first : first + AHEAD_IMAGES]
                 _, distance = trainer.train(self.images[block])
+                self._check_finite(distance, number, iteration)
+                self.presented += len(block)
                 seen = earlier + iteration * len(self.rows) + first + len(block)
                 mean.add(distance)
                 progress(seen, self.total)
-                if mean.count >= (every if seen < self.total else every // 2):
+                last = iteration + 1 == stage.iterations and first + len(block) == len(order)
+                # A short rest at the end of a stage would be a noisy point.
+                if mean.count >= (every // 2 if last else every):
                     self._event(number, iteration, seen, mean.take(), stage)
                 self._checkpoint(Position(number, iteration, first + len(block)), trainer)
         return trainer.weights
+
+    def _check_finite(self, distance: np.ndarray, number: int, iteration: int) -> None:
+        if not np.isfinite(distance).all():
+            stage = self.config.train.stages[number]
+            raise ConfigError(
+                f"training diverged in stage {number + 1}, iteration {iteration + 1}: distances are no longer finite "
+                f"with {stage.neighbourhood}, rate {stage.rate}; lower the rate and run with `--redo train`"
+            )
 
     def _order(self, stage: int, iteration: int) -> np.ndarray:
         if not self.config.train.shuffle:
@@ -247,7 +278,7 @@ class _Run:
 
     def _keep(self, number: int, weights: np.ndarray) -> None:
         survey = Survey(self.output.survey, "r+")
-        attrs = describe(self.lattice, self.geometries[number], survey, self.digest)
+        attrs = describe(self.lattice, self.geometries[number], survey)
         name = f"{self.config.som.name}-stage{number + 1}"
         survey.save_som(name, weights, attrs | {"training": self.training(number + 1)})
 
@@ -257,16 +288,20 @@ class _Run:
         memory = io.BytesIO()
         where = np.array([position.stage, position.iteration, position.image])
         np.savez(memory, weights=trainer.weights, position=where, digest=np.array(self.digest))
-        write_atomically(self.output.checkpoint, memory.getvalue())
+        write_atomically(self.output.checkpoint(self.config.som.name), memory.getvalue())
         self.saved = time.monotonic()
 
     def _resume(self, weights: np.ndarray) -> tuple[Position, np.ndarray]:
-        if not self.output.checkpoint.exists():
+        path = self.output.checkpoint(self.config.som.name)
+        if not path.exists():
             return Position(), weights
-        with np.load(self.output.checkpoint, allow_pickle=False) as saved:
-            if str(saved["digest"]) != self.digest:
-                return Position(), weights
-            return Position(*(int(value) for value in saved["position"])), saved["weights"]
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                if str(saved["digest"]) == self.digest:
+                    return Position(*(int(value) for value in saved["position"])), saved["weights"]
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+            say(f"train: the checkpoint {path} cannot be read ({error}); training begins again")
+        return Position(), weights
 
 
 class _Mean:
@@ -280,6 +315,3 @@ class _Mean:
         mean = self.total / max(self.count, 1)
         self.total, self.count = 0.0, 0
         return round(mean, 6)
-
-
-__all__ = ["describe", "geometry_to_dict", "lattice_from_dict", "lattice_of", "load_map", "train"]

@@ -72,11 +72,11 @@ def read_catalogue(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def source_ids(table: pd.DataFrame, id_column: str | None = None) -> tuple[np.ndarray, str]:
+def source_ids(table: pd.DataFrame, id_column: str | None = None, first_row: int = 0) -> tuple[np.ndarray, str]:
     """Ids (n,) of the rows as an object array of str, and the column they come from.
 
-    ``id_column``, else ``source_id``, else ``name`` (in any case), else the row number from 0
-    (``ROW_NUMBER``). A row whose id is missing gets ``row-<number>``.
+    ``id_column``, else ``source_id``, else ``name`` (in any case), else the row number
+    (``ROW_NUMBER``), counted from ``first_row``. A row whose id is missing gets ``row-<number>``.
 
     Raises
     ------
@@ -88,11 +88,12 @@ def source_ids(table: pd.DataFrame, id_column: str | None = None) -> tuple[np.nd
         lower = {str(name).lower(): str(name) for name in reversed(list(table.columns))}
         column = next((lower[name] for name in ("source_id", "name") if name in lower), None)
     if column is None:
-        return np.array([str(row) for row in range(len(table))], dtype=object), ROW_NUMBER
+        return np.array([str(first_row + row) for row in range(len(table))], dtype=object), ROW_NUMBER
     values = table[column]
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Float64").astype("Int64")  # whole numbers, float only for missing ones
-    return np.array([text or f"row-{row}" for row, text in enumerate(_texts(values))], dtype=object), column
+    texts = enumerate(_texts(values), start=first_row)
+    return np.array([text or f"row-{row}" for row, text in texts], dtype=object), column
 
 
 def duplicate_rows(ids: Iterable[str]) -> np.ndarray:

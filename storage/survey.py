@@ -4,6 +4,7 @@ Layout (dimension names in brackets; see ARCHITECTURE.md):
 
     images         [image, channel, y, x]  cut-outs as ingested (absent with ``store="none"``)
     prepared       [image, channel, y, x]  after preprocessing (absent with ``store="none"``)
+    image_scale, prepared_scale   [image]  what float16 images are to be multiplied by (absent for float32)
     source_id, ra_deg, dec_deg, status, coverage, prepared_status, channel_sum, ok   one row an image
     soms/<name>/weights      [neuron, channel, neuron_y, neuron_x]
     mappings/<name>/distance, rotation, flip [image, neuron]; bmu, bmu_distance, bmu_rotation, bmu_flip [image]
@@ -91,10 +92,12 @@ class Survey:
 
     @property
     def attrs(self) -> dict[str, Any]:
+        """Attributes of the store."""
         return dict(self.group.attrs)
 
     @property
     def shard_images(self) -> int:
+        """Rows of a shard."""
         return int(self.group.attrs["shard_images"])  # type: ignore[arg-type]
 
     def shards(self) -> list[tuple[int, int]]:
@@ -112,7 +115,7 @@ class Survey:
     def add_image_array(self, name: str, spec: ArraySpec) -> zarr.Array:
         """Create (or keep, where it is there already) an array with one row an image."""
         if name in self.group:
-            return self.group[name]  # type: ignore[return-value]
+            return self._kept(name, spec)
         group = self.group.require_group(str(Path(name).parent)) if "/" in name else self.group
         big = len(spec.shape) > 0
         rows = self.shard_images
@@ -128,6 +131,22 @@ class Survey:
             attributes=dict(spec.attrs or {}),
         )
 
+    def _kept(self, name: str, spec: ArraySpec) -> zarr.Array:
+        array = self[name]
+        found = (array.shape[1:], np.dtype(str) if spec.dtype == "str" else array.dtype)
+        wanted = (spec.shape, np.dtype(str) if spec.dtype == "str" else np.dtype(spec.dtype))
+        if found != wanted:
+            raise SurveyError(
+                f"{self.path} holds {name} of shape and type {found}, {wanted} is needed; "
+                "discard the stage that made it with `--redo`"
+            )
+        return array
+
+    def column(self, name: str) -> np.ndarray:
+        """All rows of a per-image array without further dimensions, (images,)."""
+        # An interrupted append may have grown the array already.
+        return np.asarray(self[name][: len(self)])
+
     def write_rows(self, name: str, start: int, values: np.ndarray) -> None:
         """Write whole shards of ``name`` from row ``start``; ranges that cut a shard are refused."""
         stop = start + len(values)
@@ -137,20 +156,24 @@ class Survey:
             )
         self[name][start:stop] = values
 
-    def resize(self, images: int) -> None:
-        """Grow every per-image array to ``images`` rows (appending); rows are never dropped."""
+    def resize(self, images: int, **attrs: Any) -> None:
+        """Grow every per-image array to ``images`` rows (appending), then set that number and ``attrs`` at once.
+
+        A kill in between leaves arrays longer than the number of rows, which the next call mends.
+        """
         if images < len(self):
             raise SurveyError(f"the store has {len(self)} rows; it cannot shrink to {images}")
         for array in _image_arrays(self.group):
             array.resize((images, *array.shape[1:]))
-        self.group.attrs["images"] = images
+        self.group.attrs.update({**attrs, "images": images})
 
     # --- maps ---------------------------------------------------------------------------------
 
     def save_som(self, name: str, weights: np.ndarray, attrs: Mapping[str, Any]) -> None:
         """Store a map (N, C, D, D) float32 as soms/<name>, replacing one of the same name.
 
-        The map is written beside and renamed into place, so a kill leaves the old one or the new one.
+        The map is written beside and renamed into place; `recover` puts the old one back where a kill
+        fell between the renames.
         """
         final = self.path / "soms" / name
         self.group.require_group("soms")
@@ -173,6 +196,15 @@ class Survey:
         beside.rename(final)
         remove_tree(old)
 
+    def recover(self) -> None:
+        """Put back maps whose replacement was killed half-way, and remove what it left."""
+        for old in (self.path / "soms").glob(".*.old"):
+            final = old.with_name(old.name[1 : -len(".old")])
+            if final.exists():
+                remove_tree(old)
+            else:
+                old.rename(final)
+
     def load_som(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
         """Weights (N, C, D, D) float32 and attributes of soms/<name>."""
         if f"soms/{name}" not in self.group:
@@ -180,10 +212,16 @@ class Survey:
         group = self.group[f"soms/{name}"]
         return np.asarray(group["weights"][:]), dict(group.attrs)  # type: ignore[index]
 
+    def load_som_attrs(self, name: str) -> dict[str, Any]:
+        """Attributes of soms/<name> alone."""
+        return dict(self.group[f"soms/{name}"].attrs)
+
     def som_names(self) -> list[str]:
+        """Names of the maps, sorted."""
         return self._groups("soms")
 
     def mapping_names(self) -> list[str]:
+        """Names of the mappings, sorted."""
         return self._groups("mappings")
 
     def _groups(self, parent: str) -> list[str]:
@@ -195,10 +233,54 @@ class Survey:
 
     def statuses(self, rows: slice = slice(None)) -> np.ndarray:
         """Status names (n,) of the rows: the ingest cause where there is one, else the preprocessing cause."""
-        codes = np.asarray(self["status"][rows])
+        codes = self.column("status")[rows]
         if "prepared_status" in self:
-            codes = np.where(codes == 0, np.asarray(self["prepared_status"][rows]), codes)
+            codes = np.where(codes == 0, self.column("prepared_status")[rows], codes)
         return np.asarray(STATUSES)[codes]
+
+
+def add_images(survey: Survey, name: str, spec: ArraySpec) -> None:
+    """Create an array of images; float16 ones with the array of their scales (``images`` -> ``image_scale``)."""
+    survey.add_image_array(name, spec)
+    if spec.dtype == "float16":
+        attrs = {"long_name": f"what the rows of {name} are to be multiplied by"}
+        survey.add_image_array(_SCALES[name], ArraySpec("float32", fill=1, attrs=attrs))
+
+
+def write_images(survey: Survey, name: str, start: int, images: np.ndarray) -> None:
+    """Write whole shards of images (n, C, H, W) float32 as the array holds them."""
+    if survey[name].dtype == np.float16:
+        images, scale = pack_half(images)
+        survey.write_rows(_SCALES[name], start, scale)
+    survey.write_rows(name, start, images)
+
+
+def read_images(survey: Survey, name: str, start: int, stop: int) -> np.ndarray:
+    """Images [start, stop) (n, C, H, W) float32, whatever they are stored as."""
+    images = np.asarray(survey[name][start:stop])
+    if images.dtype == np.float16:
+        return unpack_half(images, np.asarray(survey[_SCALES[name]][start:stop]))
+    return images.astype(np.float32, copy=False)
+
+
+_SCALES = {"images": "image_scale", "prepared": "prepared_scale"}
+
+
+def pack_half(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, ...) as float16 and the power of two (n,) float32 each was divided by.
+
+    The scale brings the brightest pixel of an image near 1000, so that neither bright sources overflow
+    nor faint noise falls below the smallest normal number.
+    """
+    peaks = np.nanmax(np.where(np.isfinite(images), np.abs(images), 0), axis=tuple(range(1, images.ndim)), initial=0)
+    exponent = np.floor(np.log2(np.where(peaks > 0, peaks, 1))) - 9
+    scale = np.exp2(np.clip(exponent, -126, 127)).astype(np.float32)
+    return (images / scale.reshape(-1, *[1] * (images.ndim - 1))).astype(np.float16), scale
+
+
+def unpack_half(images: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The float32 images that `pack_half` packed."""
+    return images.astype(np.float32) * scale.reshape(-1, *[1] * (images.ndim - 1))
 
 
 def status_attrs() -> dict[str, Any]:
@@ -207,11 +289,13 @@ def status_attrs() -> dict[str, Any]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory tree if it is there."""
+    """Remove a directory tree or a file if it is there."""
     import shutil
 
-    if path.exists():
+    if path.is_dir():
         shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _image_arrays(group: zarr.Group) -> Sequence[zarr.Array]:

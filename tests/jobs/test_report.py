@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,9 +13,12 @@ from skysom.engine import Cartesian, Hexagonal, Som, best_match
 from skysom.engine.lattice import lattice_to_dict
 from skysom.jobs import report, report_data, report_figures
 from skysom.jobs.report import write_report
+from skysom.jobs.report_history import read_history
+from skysom.jobs.report_run import CAUSES
+from skysom.jobs.report_u_matrix import u_matrix
 from skysom.storage.errors import SurveyError
-from skysom.storage.status import CODES
-from skysom.storage.survey import ArraySpec, Survey
+from skysom.storage.status import CODES, STATUSES
+from skysom.storage.survey import ArraySpec, Survey, remove_tree
 
 SIDE, NEURON = 24, 34
 
@@ -46,19 +50,40 @@ def make_output(
     if mapped:
         _map(survey, prepared, ok, Som(weights, lattice), geometry, options.get("one_neuron", False))
     if history:
-        events = [
-            {
-                "event": "training",
-                "training_stage": i // 5,
-                "images_seen": 10 * (i % 5 + 1),
-                "mean_bmu_distance": 5 - i / 4,
-            }
-            for i in range(10)
-        ]
-        events += [{"event": "stage_end", "stage": "map", "seconds": 2.5, "images": images}]
+        events = [start("train:main"), *(learned(10 * (i + 1), i // 5) for i in range(10))]
+        events += [end("train:main", 2.5, images=100), start("map:main"), shard(0, images), end("map:main", 2.5)]
         (folder / "history.jsonl").write_text("\n".join(map(json.dumps, events)) + '\n{"event": "trai')
     pd.DataFrame({"name": ["a"], "bmu": [1]}).to_parquet(folder / "catalogue.parquet")
     return folder
+
+
+def _event(event, name, second=0, **values):
+    time = f"2026-11-20T22:39:{second:02d}+00:00"
+    return {"event": event, "time": time, "stage": name.partition(":")[0]} | values
+
+
+def start(key, second=0):
+    return _event("stage_start", key, second, key=key)
+
+
+def end(key, seconds, **values):
+    return _event("stage_end", key, key=key, seconds=seconds, **values)
+
+
+def shard(first, stop, second=0, stage="map"):
+    return _event("shard", stage, second, start=first, stop=stop)
+
+
+def learned(seen, stage=0, second=0, som="main", distance=None):
+    distance = 5 - seen / 100 if distance is None else distance
+    values = {"training_stage": stage, "images_seen": seen, "mean_bmu_distance": distance}
+    return _event("training", "train", second, som=som, **values)
+
+
+def history_of(folder, *events):
+    path = folder / "history.jsonl"
+    path.write_text("\n".join(map(json.dumps, events)))
+    return read_history(path, "main", "main")
 
 
 def _make_survey(folder, prepared, failed, ids):
@@ -95,6 +120,7 @@ def _map(survey, prepared, ok, som, geometry, one_neuron):
     for name, (dtype, values) in (columns | {"bmu_flip": ("bool", flip)}).items():
         survey.add_image_array(f"mappings/main/{name}", ArraySpec(dtype))[:] = values.astype(dtype)
     survey.group["mappings/main"].attrs.update({"som": "main", "rotations": rotations, "geometry": geometry})
+    survey.group["mappings/main"].attrs["lattice"] = lattice_to_dict(som.lattice)
 
 
 class Checker(HTMLParser):
@@ -253,12 +279,28 @@ def test_the_u_matrix_ignores_orientation_and_wraps_where_periodic():
     other[:, 10:14, 20:24] = 3.0
     weights = np.stack([bar, np.rot90(bar, axes=(1, 2)), bar[:, ::-1], other])
     geometry = {"rotations": 360, "flip": True}
-    open_ = report._u_matrix(weights, Cartesian(1, 4), geometry, 32)
-    closed = report._u_matrix(weights, Cartesian(1, 4, periodic=True), geometry, 32)
+    open_ = u_matrix(weights, Cartesian(1, 4), geometry, 32)
+    closed = u_matrix(weights, Cartesian(1, 4, periodic=True), geometry, 32)
     assert open_[:2] == pytest.approx([0, 0], abs=1e-3)
     assert open_[3] > 1
     assert closed[0] == pytest.approx(open_[3] / 2, rel=1e-3)
-    assert np.isnan(report._u_matrix(weights[:1], Cartesian(1), geometry, 32)).all()
+    assert np.isnan(u_matrix(weights[:1], Cartesian(1), geometry, 32)).all()
+
+
+def test_the_u_matrix_is_that_of_the_search():
+    weights = shapes(9, 32, 2)
+    lattice = Hexagonal(3)
+    found = u_matrix(weights[:7], lattice, {"rotations": 36, "flip": True}, 32)
+    match = best_match(weights[:7], Som(weights[:7], lattice), 36, True, "circular", 32)
+    distance, neighbour = (match.distance + match.distance.T) / 2, lattice.distances() == 1
+    np.testing.assert_allclose(found, [distance[i, neighbour[i]].mean() for i in range(7)], rtol=1e-4)
+
+
+def test_the_u_matrix_of_a_large_map_takes_seconds():
+    weights = shapes(400, 100)
+    started = time.process_time()
+    assert np.isfinite(u_matrix(weights, Cartesian(20, 20), {}, 70)).all()
+    assert time.process_time() - started < 30
 
 
 def test_images_are_drawn_with_the_first_row_at_the_bottom():
@@ -274,3 +316,84 @@ def test_hexagonal_cells_lie_in_offset_rows():
     svg = report_figures.lattice_svg(layout, 0, fills=["#000000"] * 7)
     assert svg.count("<polygon") == 7
     assert not re.search(r"nan|inf", svg)
+
+
+def test_every_status_has_words_and_a_remedy():
+    assert set(STATUSES) == {"ok", *CAUSES}
+    assert all(words and remedy for words, remedy in CAUSES.values())
+
+
+def test_images_are_counted_when_they_are_processed(tmp_path):
+    history = history_of(
+        tmp_path,
+        start("map:main"),
+        shard(0, 64, 4),  # killed here
+        start("map:main", 20),
+        shard(64, 100),
+        end("map:main", 2.0, images=100, shards=1),
+        start("map:main", 30),
+        end("map:main", 0.5, images=100, shards=0),  # nothing was missing
+        start("map:other", 40),
+        shard(0, 100),
+        end("map:other", 9.0, images=100, shards=1),
+        end("report", 3.0, images=100),
+    )
+    assert (history.stages["map"].images, history.stages["map"].seconds) == (100, 6.5)
+    assert (history.stages["report"].images, history.stages["report"].seconds) == (0, 3.0)
+
+
+def test_time_and_presentations_of_a_training_that_was_killed(tmp_path):
+    first = [start("train:main"), learned(10, second=2), learned(20, second=5)]
+    second = [start("train:main", 30), learned(18, second=31), learned(30, second=34)]
+    stage = history_of(tmp_path, *first, *second).stages["train"]
+    assert (stage.images, stage.seconds) == (10 + 12, 3 + 3), "only what lies between records is sure"
+    finished = end("train:main", 5.0, images=10, presentations=18)
+    stage = history_of(tmp_path, *first, *second, finished).stages["train"]
+    assert (stage.images, stage.seconds) == (10 + 18, 3 + 5)
+
+
+@pytest.mark.parametrize(
+    ("events", "seen"),
+    [
+        ([start("train:main"), learned(10), learned(20), start("train:main"), learned(15), learned(25)], [10, 15, 25]),
+        ([start("train:main"), learned(10), learned(20), start("train:main"), learned(30)], [10, 20, 30]),
+        ([start("train:main"), learned(10), learned(20), start("train:main"), learned(8), learned(16)], [8, 16]),
+        ([start("train:main"), learned(5), end("train:main", 1), start("train:main"), learned(9)], [9]),
+        ([learned(10), learned(20), learned(7, som="other"), learned(30)], [10, 20, 30]),
+    ],
+    ids=["resumed", "resumed later", "fresh", "fresh after a finished one", "another map"],
+)
+def test_the_curve_is_that_of_the_training_that_made_the_map(tmp_path, events, seen):
+    assert [event["images_seen"] for event in history_of(tmp_path, *events).training] == seen
+
+
+def test_a_published_map_has_an_origin_and_no_curve(tmp_path):
+    survey = Survey(make_output(tmp_path) / "survey.zarr", "r+")
+    survey.group["soms/main"].attrs["published"] = "som_<vlass>.bin"
+    checker = check(write_report(tmp_path))
+    text = " ".join(checker.text)
+    assert "mapped to a published Cartesian map" in text
+    assert "it comes from som_<vlass>.bin" in text
+    assert "training" not in checker.ids
+
+
+@pytest.mark.parametrize("lattice", [Cartesian(3, 4), Hexagonal(3)], ids=str)
+def test_a_mapping_without_its_map_is_still_shown(tmp_path, lattice):
+    make_output(tmp_path, lattice, channels=2)
+    remove_tree(tmp_path / "survey.zarr" / "soms")
+    checker = check(write_report(tmp_path))
+    text = " ".join(checker.text)
+    assert {"occupation", "members", "distances", "angles", "failures", "run"} <= checker.ids
+    assert not {"map", "training"} & checker.ids
+    assert "U-matrix" not in text
+    assert "148 of them mapped" in text
+    assert "is not in the store" in text
+
+
+def test_an_imported_mapping_without_angles_is_shown(tmp_path):
+    make_output(tmp_path)
+    for name in ("bmu_rotation", "bmu_flip"):
+        remove_tree(tmp_path / "survey.zarr" / "mappings" / "main" / name)
+    checker = check(write_report(tmp_path))
+    assert "angles" not in checker.ids
+    assert "distances" in checker.ids

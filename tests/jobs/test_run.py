@@ -17,6 +17,7 @@ from skysom.engine import best_match
 from skysom.engine.lattice import lattice_from_dict
 from skysom.engine.som import Som
 from skysom.jobs.cli import main
+from skysom.storage.survey import Survey, pack_half, read_images, unpack_half
 
 ARRAYS = [
     "images", "prepared", "status", "prepared_status", "coverage", "channel_sum", "ok", "soms/main/weights",
@@ -152,9 +153,18 @@ def test_half_precision_is_close(finished, tiny, tmp_path):
     assert main(command(survey, tmp_path / "half", *tiny, "--set", "ingest.store='float16'")) == 0
     one, half = (zarr.open_group(path / "survey.zarr", mode="r") for path in (output, tmp_path / "half"))
     assert half["images"].dtype == np.float16
+    prepared = [read_images(Survey(path / "survey.zarr"), "prepared", 0, 161) for path in (output, tmp_path / "half")]
     # Rounding moves a few pixels across the threshold, and with them the scale of their image.
-    assert np.mean(np.abs(one["prepared"][:] - half["prepared"][:]) > 2e-3) < 1e-3
+    assert np.mean(np.abs(prepared[0] - prepared[1]) > 2e-3) < 1e-3
     assert np.mean(one["mappings/main/bmu"][:] == half["mappings/main/bmu"][:]) > 0.97
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e-6, 1.0, 1e9, 1e30])
+def test_half_precision_holds_any_unit(factor):
+    images = np.random.default_rng(0).normal(0, 1, (5, 1, 8, 8)).astype(np.float32) * np.float32(factor)
+    images[0, 0, 0, 0], images[1], images[2] = np.nan, 0, np.nan
+    half, scale = pack_half(images)
+    np.testing.assert_allclose(unpack_half(half, scale), images, rtol=1e-3, atol=1e-6 * factor)
 
 
 def test_appended_rows_are_mapped_and_the_old_ones_not_touched(finished, tmp_path):
@@ -198,7 +208,7 @@ def test_a_published_map_is_used_as_it_is(finished, small_survey, tiny, tmp_path
     other = tmp_path / "other"
     assert main(command(small_survey, other, *tiny, "--som", f"{output}:main")) == 0
     one, two = (zarr.open_group(path / "survey.zarr", mode="r") for path in (output, other))
-    assert "soms" not in two
+    assert two["soms/main"].attrs["published"] == f"{output}:main"
     assert np.array_equal(one["mappings/main/distance"][:], two["mappings/main/distance"][:], equal_nan=True)
 
 
@@ -261,6 +271,71 @@ def test_bad_configuration_never_starts(small_survey, tiny, tmp_path, capsys, ch
     assert main(arguments) == 1
     assert re.search(words, capsys.readouterr().err)
     assert not (tmp_path / "out/report.html").exists()
+
+
+@pytest.mark.parametrize("point", ["before the data is gone", "before the records are gone", "at the end"])
+def test_an_interrupted_redo_is_completed_by_the_next_run(finished, tiny, tmp_path, monkeypatch, point):
+    from skysom.jobs import output as module
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*args):
+        raise Killed
+
+    survey, output = finished
+    whole = tmp_path / "whole"
+    redo = [*tiny, "--set", "som.seed=7"]
+    assert main(command(survey, whole, *redo)) == 0
+    target = {"before the data is gone": "remove_tree", "before the records are gone": "Ledger"}.get(point)
+    with monkeypatch.context() as patch:
+        if target == "remove_tree":
+            patch.setattr(module, "remove_tree", killed)
+        else:
+            patch.setattr(module.Output, "forget" if target else "claim", killed)
+        with pytest.raises(Killed):
+            main(command(survey, output, *redo, "--redo", "train"))
+    assert main(command(survey, output, *redo)) == 0
+    assert_same_store(output, whole)
+
+
+def test_redo_discards_nothing_when_the_command_is_wrong_and_spares_other_maps(finished, tiny):
+    survey, output = finished
+    assert main(["train", "-o", str(output), "--som-name", "other"]) == 0
+    assert main(command(survey, output, *tiny, "--redo", "train", "--train-where", "nope > 3")) == 1
+    assert main(["run", "-i", "/nowhere", "-c", str(survey[1]), "-o", str(output), "--redo", "ingest"]) == 1
+    assert main(command(survey, output, *tiny, "--redo", "train")) == 0
+    assert Survey(output / "survey.zarr").som_names() == ["main", "main-stage1", "other", "other-stage1"]
+
+
+@pytest.mark.parametrize("kill_at", ["resize", "append_rows", "preprocess_survey"])
+def test_an_interrupted_append_is_completed_by_the_same_command(finished, tmp_path, monkeypatch, kill_at):
+    from skysom.jobs import ingest, preprocess, results
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*args, **kwargs):
+        raise Killed
+
+    (folder, _, table), output = finished
+    more = sys.modules["survey_files"].write_cutouts(folder, 40, first=150)
+    more["new"] = 1.5
+    more.to_csv(folder / "more.csv", index=False)
+    append = ["ingest", "--append", "-i", str(folder), "-c", str(folder / "more.csv"), "-o", str(output)]
+    where = {"resize": ingest.Survey, "append_rows": results, "preprocess_survey": preprocess}[kill_at]
+    with monkeypatch.context() as patch:
+        patch.setattr(where, kill_at, killed)
+        with pytest.raises(Killed):
+            main(append)
+    assert main(["map", "-o", str(output)]) == (0 if kill_at == "resize" else 1), "a half survey must not be mapped"
+    assert main(append) == 0
+    assert main(["map", "-o", str(output)]) == 0
+    result = pd.read_parquet(output / "catalogue.parquet")
+    assert len(result) == len(table) + 40
+    assert result["bmu"].notna().equals(result["status"] == "ok")
+    assert result["new"].notna().sum() == 40
+    assert list(result.columns[:6]) == ["name", "flux", "filename", "expected", "new", "source_id"]
 
 
 def test_print_config_changes_nothing(small_survey, tiny, tmp_path, capsys):

@@ -94,6 +94,7 @@ def test_compressed_cutouts_and_a_parquet_catalogue_with_result_names(tmp_path, 
     result = pd.read_parquet(output / "catalogue.parquet")
     assert (result["status"] == "ok").all()
     assert (result["input_status"] == "mine").all()
+    assert (result["input_bmu"] == 7).all()
 
 
 def test_resampling_to_a_common_scale(tmp_path):

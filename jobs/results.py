@@ -1,0 +1,66 @@
+"""The extended catalogue: the input's columns in their order, then the columns a run adds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from skysom.jobs.errors import ConfigError
+from skysom.storage import catalogue as tables
+
+MAPPING_COLUMNS = ("bmu", "bmu_row", "bmu_col", "bmu_depth", "bmu_distance", "angle_deg", "flip")
+"""Columns of the latest mapping."""
+RESULT_COLUMNS = ("source_id", "status", "coverage", *MAPPING_COLUMNS)
+"""Names that belong to results: an input column of such a name becomes input_<name>."""
+
+
+def extended(table: Any, ids: Any, id_column: str, columns: Mapping[str, Any]) -> Any:
+    """``table`` with ``source_id`` (where it is not the input's own) and ``columns`` after its own columns."""
+    own = "source_id" if id_column == "source_id" else None
+    reserved = dict.fromkeys(name for name in RESULT_COLUMNS if name != own)
+    renamed = tables.add_columns(table, reserved)[0].drop(columns=list(reserved))
+    first = {} if own else {"source_id": ids}
+    return tables.add_columns(renamed, first | dict(columns))[0]
+
+
+def update_catalogue(path: Path, columns: Mapping[str, Any], row_group_rows: int, *, drop: tuple = ()) -> None:
+    """Drop, replace or add result columns, atomically; nothing is written where nothing changes."""
+    import pandas as pd
+
+    table = pd.read_parquet(path)
+    changed = table.drop(columns=[name for name in drop if name in table.columns and name not in columns])
+    for name, values in columns.items():
+        changed[name] = values
+    if not changed.equals(table):
+        tables.write_catalogue(changed, path, row_group_rows)
+
+
+def append_rows(path: Path, added: Any, row_group_rows: int) -> None:
+    """Append the rows of ``added``; columns only it has come after the old input columns."""
+    import pandas as pd
+
+    before = pd.read_parquet(path)
+    table = pd.concat([before, added], ignore_index=True)
+    results = [name for name in before.columns if name in RESULT_COLUMNS]
+    inputs = [name for name in table.columns if name not in results]
+    tables.write_catalogue(table[inputs + results], path, row_group_rows)
+
+
+def check_whole(path: Path, images: int) -> None:
+    """ConfigError where the catalogue has not one row an image: an append was interrupted."""
+    rows = catalogue_rows(path)
+    if rows != images:
+        raise ConfigError(
+            f"the catalogue has {rows} rows, the store {images}: an append was interrupted; "
+            "run the same `skysom ingest --append` again"
+        )
+
+
+def catalogue_rows(path: Path) -> int:
+    """Rows of a Parquet file; ConfigError where it cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"cannot read {path}: {error}; restore it, or begin again with `--redo ingest`") from None
