@@ -342,3 +342,23 @@ def test_print_config_changes_nothing(small_survey, tiny, tmp_path, capsys):
     assert main(command(small_survey, tmp_path / "out", *tiny, "--print-config")) == 0
     assert "width = 3" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(12))
+def test_kill_9_at_a_random_moment(small_survey, tiny, tmp_path, trial):
+    """The driver is killed at a random moment, three times in a row, and the store is still the undisturbed one."""
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    assert main(command(small_survey, whole, *tiny, "--workers", "1")) == 0
+    rng = np.random.default_rng(trial)
+    arguments = command(small_survey, other, *tiny, "--workers", "2", "--executor", ["local", "ray"][trial % 2])
+    code = "import sys; from skysom.jobs.cli import main; sys.exit(main(sys.argv[1:]))"
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=rng.uniform(0.5, 3 + 10 * (trial % 2)))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    assert main(arguments) == 0
+    assert_same_store(whole, other)
