@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from skysom.cluster.errors import LedgerError, PassError
-from skysom.cluster.executors import LocalExecutor, RayExecutor
+from skysom.cluster.executors import LocalExecutor
 from skysom.cluster.ledger import Ledger
-from skysom.cluster.shards import SMALL_SHARDS, Runtime, run_pass
+from skysom.cluster.ray_executor import RayExecutor, start_ray
+from skysom.cluster.shards import ERROR_LOG, ERROR_LOG_BYTES, SMALL_SHARDS, Runtime, run_pass
 
 _spec = importlib.util.spec_from_file_location("pass_workers", Path(__file__).with_name("workers.py"))
 workers = importlib.util.module_from_spec(_spec)
@@ -22,6 +23,8 @@ EXECUTORS = {"local": Runtime(1, "local"), "ray": Runtime(3, "ray")}
 def _workers_travel():
     """Ray pickles the worker classes by value: their module is not importable in another process."""
     import sys
+
+    start_ray(3, None)  # before ray is imported: it reads its settings for quiet then
 
     from ray import cloudpickle
 
@@ -65,6 +68,9 @@ def test_a_shard_that_always_fails_stops_the_pass_with_its_cause_and_keeps_the_r
     make = workers.Make(workers.FileWorker(tmp_path, fail=99))
     with pytest.raises(PassError, match=r"failed 3 times.*OSError: attempt 3 fails.*run the same command again"):
         run_pass("x", SHARDS, make, ledger=ledger, config="c", runtime=runtime)
+    log = (tmp_path / ERROR_LOG).read_text()
+    assert 'raise OSError(f"attempt {count} fails")' in log, "the traceback has the line that failed"
+    assert "\x1b" not in log
     done = set(Ledger(tmp_path / "ledger.jsonl").done("x", "c"))
     again = workers.Make(workers.FileWorker(tmp_path))
     run_pass("x", SHARDS, again, ledger=Ledger(tmp_path / "ledger.jsonl"), config="c", runtime=runtime)
@@ -77,7 +83,75 @@ def test_a_killed_worker_loses_nothing(tmp_path):
     make = workers.Make(workers.FileWorker(tmp_path, die=20))
     counts = run_pass("x", SHARDS, make, ledger=ledger, config="c", runtime=EXECUTORS["ray"])
     assert counts == [{"rows": 10}] * len(SHARDS)
-    assert attempts(tmp_path, (20, 30)) == 2
+    assert [attempts(tmp_path, shard) for shard in SHARDS] == [1, 1, 2, 1, 1, 1], "a queued shard was begun twice"
+
+
+def test_a_shard_that_kills_its_worker_is_charged_and_not_the_one_queued_behind_it(tmp_path):
+    make = workers.Make(workers.FileWorker(tmp_path, die=0, always=True))
+    with pytest.raises(PassError, match=r"rows 0\.\.10 failed 3 times, last with the death of its worker process"):
+        list(RayExecutor(1).run(make, SHARDS))
+    # With two attempts a shard, both queued shards of this worker would be spent if they were charged.
+    (tmp_path / "attempts-0").unlink()
+    make = workers.Make(workers.FileWorker(tmp_path, die=0))
+    results = list(RayExecutor(1, attempts=2).run(make, SHARDS))
+    assert sorted((result.shard[0], result.attempts) for result in results) == [
+        (0, 2), (10, 1), (20, 1), (30, 1), (40, 1), (50, 1),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def occupy():
+    """Return a function that takes CPUs of the running cluster, and one that gives one back."""
+    import ray
+
+    start_ray(3, None)
+
+    @ray.remote(num_cpus=1)
+    class Hog:
+        def ready(self):
+            return True
+
+    hogs = []
+
+    def take(free):
+        hogs.extend(Hog.remote() for _ in range(int(ray.cluster_resources()["CPU"]) - free))
+        ray.get([hog.ready.remote() for hog in hogs], timeout=60)
+
+    yield take, lambda: ray.kill(hogs.pop())
+    for hog in hogs:
+        ray.kill(hog)
+
+
+def test_shards_go_to_workers_that_have_started_and_late_ones_join(tmp_path, occupy):
+    take, give_back = occupy
+    take(1)
+    make = workers.Make(workers.FileWorker(tmp_path, beats=10))
+    shards = [(first, first + 1) for first in range(40)]
+    seen = []
+    for result in RayExecutor(2, deadline_s=30).run(make, shards):
+        seen.append(result)
+        if len(seen) == 5:
+            assert len({result.worker for result in seen}) == 1
+            give_back()
+    assert sorted(result.shard for result in seen) == shards
+    assert {result.worker for result in seen} == {0, 1}
+
+
+def test_a_full_cluster_is_an_error_that_says_so(tmp_path, occupy):
+    take, _ = occupy
+    take(0)
+    make = workers.Make(workers.FileWorker(tmp_path))
+    with pytest.raises(PassError, match="no worker started in 1 s: Ray has 0 free CPUs and 3 are wanted"):
+        list(RayExecutor(3, start_deadline_s=1).run(make, SHARDS))
+
+
+def test_the_error_log_is_bounded(tmp_path):
+    (tmp_path / ERROR_LOG).write_bytes(b"x" * ERROR_LOG_BYTES)
+    make = workers.Make(workers.FileWorker(tmp_path, fail=99))
+    with pytest.raises(PassError, match=ERROR_LOG):
+        run_pass("x", SHARDS, make, ledger=Ledger(tmp_path / "l"), config="c", runtime=EXECUTORS["local"])
+    assert (tmp_path / ERROR_LOG).stat().st_size == ERROR_LOG_BYTES
+    assert "OSError" in (tmp_path / ERROR_LOG).read_text()[-200:]
 
 
 def test_resume_does_only_what_is_missing(tmp_path, runtime):
