@@ -352,6 +352,8 @@ def _guarded(call: Callable[[], Any]) -> int:
     try:
         call()
     except SystemExit as stop:
+        if stop.code == 130:  # typer has caught the interrupt
+            sys.stderr.write("stopped; run the same command again to resume\n")
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; run the same command again to resume\n")

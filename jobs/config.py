@@ -27,6 +27,19 @@ from skysom.jobs.errors import ConfigError
 Positive = Annotated[int, Field(gt=0)]
 
 
+MOST_ROTATIONS = 65536
+"""Rotations are stored as 16-bit numbers."""
+
+
+def check_rotations(value: int) -> int:
+    """ValueError unless ``value`` is 1 or a multiple of 4 that can be stored."""
+    if value != 1 and (value < 1 or value % 4):
+        raise ValueError(f"rotations is {value}; use 1 or a multiple of 4")
+    if value > MOST_ROTATIONS:
+        raise ValueError(f"rotations is {value}; at most {MOST_ROTATIONS} can be stored")
+    return value
+
+
 class Strict(BaseModel):
     """A table whose unknown keys are errors."""
 
@@ -60,6 +73,8 @@ class Preprocess(Strict):
     @field_validator("steps", mode="before")
     @classmethod
     def _typed_steps(cls, steps: Any) -> Any:
+        if not isinstance(steps, list | tuple):
+            raise ValueError(f"{steps!r} is not a list of steps; write [{{ step = 'NAME', ... }}, ...]")
         return tuple(_validate_step(step) for step in steps)
 
     def chain(self) -> list[tuple[str, dict[str, Any]]]:
@@ -97,12 +112,7 @@ class TrainingStage(Strict):
     iterations: Positive = 1
     max_update_distance: float | None = Field(None, gt=0)
 
-    @field_validator("rotations")
-    @classmethod
-    def _multiple_of_four(cls, value: int) -> int:
-        if value != 1 and (value < 1 or value % 4):
-            raise ValueError(f"rotations is {value}; use 1 or a multiple of 4")
-        return value
+    _rotations = field_validator("rotations")(lambda value: check_rotations(value))
 
 
 class Train(Strict):
@@ -122,6 +132,8 @@ class Map(Strict):
     som: str | None = Field(None, description="a published map: a PINK file or OUTPUT:NAME; default: the trained map")
     som_layout: Literal["auto", "cartesian", "hexagonal"] = Field("auto", description="of a PINK file")
     rotations: int | None = Field(None, description="default: those of the last training stage")
+
+    _rotations = field_validator("rotations")(lambda value: value if value is None else check_rotations(value))
 
 
 class Report(Strict):
@@ -149,6 +161,8 @@ class Config(Strict):
         ):
             raise ValueError("a hexagonal map needs an odd som.width, som.height equal to it, and som.depth 1")
         weights = self.preprocess.channel_weights
+        if isinstance(weights, tuple) and not all(0 < weight < float("inf") for weight in weights):
+            raise ValueError(f"preprocess.channel_weights is {weights}; weights must be positive and finite")
         if isinstance(weights, tuple) and self.images and len(weights) != len(self.images):
             raise ValueError(f"preprocess.channel_weights has {len(weights)} numbers for {len(self.images)} channels")
         return self
@@ -172,7 +186,7 @@ def _step_model(name: str, function: Callable) -> type[BaseModel]:
 
 
 def _validate_step(step: Any) -> dict[str, Any]:
-    if not isinstance(step, Mapping) or "step" not in step:
+    if not isinstance(step, Mapping) or not isinstance(step.get("step"), str):
         raise ValueError(f"{step!r} is not a step; write {{ step = 'NAME', ... }}")
     models = step_models()
     if step["step"] not in models:

@@ -111,7 +111,7 @@ class CutoutReader:
                 continue
             for channel in range(self.channels):
                 if tiles is None:
-                    names = [str(table[self.filename_column].iloc[row]) for row in rows]
+                    names = [str(table[self.filename_column].iloc[row]).strip() for row in rows]
                     found = self._named(Path(root_of(part.images[channel])), names)
                 else:
                     found = self._cut(tiles[channel], start + rows)
@@ -215,6 +215,8 @@ def probe_files(config: Config, names: Sequence[str | None]) -> tuple[int, float
     wanted = config.ingest.pixel_scale_arcsec
     if wanted is not None and scale is not None and config.ingest.side_pixels is None:
         side = round(side * scale / wanted)
+    if side < 2:
+        raise ConfigError(f"ingest.pixel_scale_arcsec={wanted} leaves cut-outs of {side} pixels; make it smaller")
     return config.ingest.side_pixels or side, wanted or scale
 
 

@@ -1,6 +1,7 @@
 """Ingest: from a catalogue and images to a survey store with one cut-out a row."""
 
 import hashlib
+import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from skysom.jobs.cutouts import CutoutReader, Part
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.output import Output, hash_of, missing_shards, stage_values
 from skysom.jobs.passes import staged_pass
+from skysom.jobs.progress import say
 from skysom.storage import catalogue as tables
 from skysom.storage.status import CODES
 from skysom.storage.survey import ArraySpec, Survey, add_images, remove_tree, status_attrs, write_images
@@ -58,6 +60,9 @@ def ingest(config: Config, output: Output, runtime: Runtime, *, append: bool = F
         first = "ingest" not in output.recorded()
         output.claim("ingest", values)
         if not output.survey.exists():
+            # Records of a store that is gone say nothing about the one to come.
+            output.forget(*(key for key in output.recorded() if key != "ingest"))
+            output.ledger().drop("ingest")
             try:
                 _create(config, output, digest)
             except BaseException:
@@ -65,7 +70,7 @@ def ingest(config: Config, output: Output, runtime: Runtime, *, append: bool = F
                     output.forget("ingest")
                 raise
     survey = Survey(output.survey, "r+")
-    results.check_whole(output.catalogue, len(survey))
+    results.check_whole(output.catalogue, survey.column("source_id"))
     key = ingest_hash(output)
     if missing_shards(output, "ingest", key):
         worker = IngestWorker(cutouts.open_reader(output.survey, output.catalogue), config.ingest.store)
@@ -93,11 +98,13 @@ def ingest_hash(output: Output) -> str:
 
 def absolute(path: str) -> str:
     """The path or glob from the root of the file system."""
-    return str(Path(path).expanduser().absolute())
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - links stay, .. goes
 
 
 def file_sha256(path: Path) -> str:
     """Hash of a file's content; ConfigError where it cannot be read."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"--catalogue {path} is not a file")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -124,6 +131,8 @@ class _Rows:
 def _read_rows(config: Config, first_row: int = 0) -> _Rows:
     settings = config.ingest
     table = tables.read_catalogue(Path(config.catalogue))
+    if table.attrs.get("dropped_columns"):
+        say(f"ingest: columns that hold arrays are left out: {', '.join(table.attrs['dropped_columns'])}")
     ids, id_column = tables.source_ids(table, settings.id_column, first_row)
     names = tables.file_names(table, settings.filename_column)
     has_positions = settings.ra_column in table.columns and settings.dec_column in table.columns
@@ -202,15 +211,18 @@ def _append(config: Config, output: Output, digest: str) -> None:
     known = next((part for part in parts if part.catalogue_sha256 == digest), None)
     start = known.start if known else len(survey)
     rows = _read_rows(config, start)
+    if results.catalogue_rows(output.catalogue) != start:
+        return
+    earlier = set(survey.column("source_id")[:start].tolist())
+    again = np.array([source in earlier for source in rows.ids])
+    rows = replace(rows, status=np.where(again, "duplicate_id", rows.status))
+    # What can be refused is refused before the store grows.
+    table = results.write_appended(output.catalogue, _extended(rows), survey.shard_images)
     if known is None:
         parts.append(Part(start, start + len(rows), config.images, rows.names is not None, digest))
         survey.resize(start + len(rows), parts=[asdict(part) for part in parts])
-    if results.catalogue_rows(output.catalogue) == start:
-        earlier = set(survey.column("source_id")[:start].tolist())
-        again = np.array([source in earlier for source in rows.ids])
-        rows = replace(rows, status=np.where(again, "duplicate_id", rows.status))
-        _write_positions(survey, start, rows)
-        results.append_rows(output.catalogue, _extended(rows), survey.shard_images)
+    _write_positions(survey, start, rows)
+    table.replace(output.catalogue)
 
 
 def _check_append(config: Config, output: Output, parts: list[Part]) -> None:

@@ -15,12 +15,13 @@ from skysom.engine.memory import projected_memory
 from skysom.engine.search import BLOCK_IMAGES, Search
 from skysom.jobs.config import Config
 from skysom.jobs.errors import ConfigError, MissingStageError
-from skysom.jobs.output import Output, hash_of, stage_values
+from skysom.jobs.output import Output, hash_of, missing_shards, stage_values
 from skysom.jobs.passes import staged_pass
 from skysom.jobs.preprocess import PreparedReader, open_prepared, preprocess_hash
 from skysom.jobs.progress import say
 from skysom.jobs.results import MAPPING_COLUMNS, update_catalogue
 from skysom.jobs.train import geometry_to_dict, is_trained, load_map
+from skysom.storage.errors import SurveyError
 from skysom.storage.survey import ArraySpec, Survey
 
 
@@ -55,6 +56,8 @@ class MapWorker:
             usable = ok[block]
             if not usable.any():
                 continue
+            if not images[block][usable].any(axis=(1, 2, 3)).all():
+                raise SurveyError(f"{self.reader.survey}: an image marked usable is empty; the store lost data")
             match = self.search(images[block])
             distance[block][usable] = match.distance[usable]
             transform[block][usable] = match.transform[usable]
@@ -115,6 +118,7 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
             "lattice": lattice_to_dict(lattice),
             "geometry": geometry_to_dict(geometry),
             "som_sha256": content,
+            "config_hash": digest,
         }
     )
     worker = MapWorker(replace(reader, weights=tuple(channel_weights)), weights, geometry, group)
@@ -122,6 +126,18 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
         run(survey.shards(), worker, digest)
     columns = result_columns(survey, name, lattice, geometry)
     update_catalogue(output.catalogue, columns, survey.shard_images, drop=MAPPING_COLUMNS)
+
+
+def require_mapped(output: Output, name: str) -> None:
+    """MissingStageError unless every image was mapped onto ``name`` (or the mapping was imported)."""
+    key = f"map:{name}"
+    output.need(key, f"skysom map --som-name {name}")
+    if "imported" in output.recorded()[key]:
+        return
+    found = dict(Survey(output.survey).group[f"mappings/{name}"].attrs)
+    missing = missing_shards(output, key, str(found["config_hash"]))
+    if missing:
+        raise MissingStageError(f"mapping {name!r} lacks {len(missing)} shards; run `skysom map --som-name {name}`")
 
 
 def adopt_published(config: Config, output: Output) -> None:
@@ -190,7 +206,10 @@ def _the_map(output: Output, name: str) -> tuple[np.ndarray, dict[str, Any]]:
         raise MissingStageError(
             f"{output.root} has no finished map {name!r}; run `skysom train --som-name {name}` first or give --som"
         )
-    return survey.load_som(name)
+    weights, attrs = survey.load_som(name)
+    if not np.isfinite(weights).all():
+        raise ConfigError(f"the map {name!r} holds weights that are not finite; train or import it again")
+    return weights, attrs
 
 
 def _add_arrays(survey: Survey, group: str, neurons: int) -> None:

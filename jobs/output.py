@@ -14,6 +14,7 @@ from skysom.cluster.ledger import Ledger
 from skysom.cluster.lock import OutputLock
 from skysom.jobs.config import Config, flatten
 from skysom.jobs.errors import ConfigError, MissingStageError
+from skysom.jobs.results import MAPPING_COLUMNS, update_catalogue
 from skysom.storage.survey import Survey, remove_tree
 
 STAGES = ("ingest", "preprocess", "train", "map", "report")
@@ -72,7 +73,15 @@ class Output:
     def recorded(self) -> dict[str, dict[str, Any]]:
         """Stage keys and the configuration each was started with."""
         path = self.private / "config.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            found = json.loads(path.read_text())
+            if all(isinstance(values, dict) for values in found.values()):
+                return found
+        except (ValueError, AttributeError):
+            pass
+        raise ConfigError(f"{path} is damaged; restore it, or begin again in a new --output")
 
     def remembered(self, name: str | None = None) -> dict[str, Any]:
         """Dotted keys of the configuration behind the map ``name``: the defaults of further commands.
@@ -134,8 +143,12 @@ class Output:
         ]
         for path in self._discarded_paths(stage, None if everything else name):
             remove_tree(path)
+        if stage != "report":  # results of a map that is gone must not look like results
+            self.report.unlink(missing_ok=True)
         if stage == "ingest":
             self.catalogue.unlink(missing_ok=True)
+        elif stage != "report" and self.catalogue.exists():
+            update_catalogue(self.catalogue, {}, Survey(self.survey).shard_images, drop=MAPPING_COLUMNS)
         self.forget(*keys)
         self._discarding.unlink()
 

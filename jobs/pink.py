@@ -20,6 +20,7 @@ from skysom.engine.errors import GeometryError
 from skysom.engine.geometry import Geometry
 from skysom.engine.initial import initial_weights
 from skysom.engine.lattice import Cartesian, Hexagonal, Lattice
+from skysom.engine.memory import projected_memory, training_memory
 from skysom.engine.neighbourhood import Neighbourhood
 from skysom.engine.search import Match, Search
 from skysom.engine.shuffle import peer_order
@@ -39,6 +40,8 @@ from skysom.storage.pinkfile import (
 
 READ_IMAGES = 32
 """Images read, and searched, together."""
+MEMORY_SHARE = 0.9
+"""Share of the machine's memory that arrays may take."""
 
 
 def main(argv: list[str]) -> int:
@@ -72,6 +75,8 @@ def train(options: PinkOptions) -> None:
     geometry, lattice = _geometry(options, data), _lattice(options)
     total = options.iterations * data.count
     marks = _marks(total, options.progress)
+    _check_on_the_way(options, len(marks))
+    _check_memory(options, data, geometry, lattice)
     weights, comment = _initial(options, data, geometry)
     neighbourhood = Neighbourhood(options.kind, options.sigma, options.rate, options.max_update_distance)  # type: ignore[arg-type]
     dims = (*data.dims[:-2], geometry.neuron_side, geometry.neuron_side)
@@ -106,11 +111,14 @@ def map_images(options: PinkOptions) -> None:
     assert options.som is not None
     weights, _ = _read_som(options.som, options, data, geometry)
     lattice = _lattice(options)
+    _check_memory(options, data, geometry, lattice)
     search = Search(weights, geometry)
     progress, unusable = _Progress(options, geometry, data.count), 0
 
     def match(start: int) -> Match:
-        return search(data.read(start, start + READ_IMAGES))
+        # Set here because the threads that call this do not inherit it.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return search(data.read(start, start + READ_IMAGES))
 
     with ExitStack() as stack:
         stack.enter_context(threadpool_limits(1, user_api="blas"))
@@ -123,11 +131,14 @@ def map_images(options: PinkOptions) -> None:
             distances.write(found.distance)
             if entries:
                 entries.write(_entries(found.transform, geometry))
-            unusable += int(np.isnan(found.distance).any(axis=1).sum())
+            unusable += int((~np.isfinite(found.distance)).any(axis=1).sum())
             progress.now_and_then(start + len(found.distance))
     progress(data.count)
     if unusable:
-        sys.stderr.write(f"{unusable} of {data.count} images have NaN pixels; their distances are NaN\n")
+        sys.stderr.write(
+            f"{unusable} of {data.count} images have not finite distances: pixels that are NaN or infinite, or values "
+            "(of the image or the map) whose squares overflow\n"
+        )
 
 
 def _in_order(function: Callable[[int], Match], values: range, threads: int) -> Iterator[Match]:
@@ -198,7 +209,7 @@ def _read_som(path: Path, options: PinkOptions, data: PinkData, geometry: Geomet
             f"{expected[2]}; give the --som-width, --som-height, --som-depth, --layout, --neuron-dimension "
             "and --numrot it was made with"
         )
-    return som.read(), som.comment
+    return som.read_finite(), som.comment
 
 
 def _times(dims: tuple[int, ...]) -> str:
@@ -247,14 +258,44 @@ def _refuse_diverged(weights: np.ndarray, done: int, options: PinkOptions) -> No
 def _check_outputs(options: PinkOptions) -> None:
     """Refuse, before any work, outputs that cannot be written or would replace an input."""
     outputs = [path for path in (options.result, options.transforms) if path is not None]
-    inputs = [path for path in (options.data, options.som) if path is not None]
     for output in outputs:
-        if not output.parent.is_dir() or output.is_dir():
-            raise ConfigError(f"{output} cannot be written; give a file in an existing directory")
-        if output.resolve() in [path.resolve() for path in inputs]:
-            raise ConfigError(f"{output} is an input and an output; give the output another name")
+        _check_output(output, (options.data, options.som), "give the output another name")
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise ConfigError(f"RESULT and --store-rot-flip are both {options.result}; give them different names")
+
+
+def _check_on_the_way(options: PinkOptions, count: int) -> None:
+    """Refuse names of the ``count`` maps on the way as `_check_outputs` does; --init is read before, but kept."""
+    for index in range(count if options.store == "keep" else 0):
+        path = _on_the_way(options, index)
+        _check_output(path, (options.data, options.initial_file), "--inter-store keep writes it: rename RESULT")
+
+
+def _check_output(output: Path, inputs: tuple[Path | None, ...], remedy: str) -> None:
+    if not output.parent.is_dir() or output.is_dir():
+        raise ConfigError(f"{output} cannot be written; give a file in an existing directory")
+    if output.resolve() in [path.resolve() for path in inputs if path is not None]:
+        raise ConfigError(f"{output} is an input and an output; {remedy}")
+
+
+def _check_memory(options: PinkOptions, data: PinkData, geometry: Geometry, lattice: Lattice) -> None:
+    """ConfigError where the arrays would need more than this machine has, before any is made."""
+    import psutil
+
+    neurons, channels, pixels = lattice.size, data.shape[0], geometry.neuron_side**2
+    total = psutil.virtual_memory().total
+    # Tables and map alone; the projection itself makes arrays of a neuron's size.
+    need = pixels * max(200, 4 * neurons * channels)
+    if need <= MEMORY_SHARE * total:
+        project = training_memory if options.som is None else projected_memory
+        need = project(geometry, neurons=neurons, channels=channels)
+        need += 4 * neurons * channels * pixels if options.som is None else 0  # the start, beside the copy trained
+    if need > MEMORY_SHARE * total:
+        raise ConfigError(
+            f"{neurons} neurons of side {geometry.neuron_side} and {geometry.transforms} transforms need at least "
+            f"{need / 1e9:.3g} GB of memory, this machine has {total / 1e9:.3g} GB; use a smaller --som-width, "
+            "--som-height, --som-depth, --neuron-dimension or --numrot"
+        )
 
 
 def _threads(options: PinkOptions) -> int:

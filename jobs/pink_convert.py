@@ -9,6 +9,7 @@ import numpy as np
 
 from skysom.engine.geometry import Geometry
 from skysom.engine.lattice import Cartesian, Hexagonal, Lattice, lattice_from_dict, lattice_to_dict
+from skysom.jobs import pink_checks
 from skysom.jobs.errors import ConfigError
 from skysom.storage import pinkfile
 from skysom.storage.pinkfile import PinkData, PinkMap, PinkTransforms
@@ -45,21 +46,28 @@ def import_pink(
 
     Raises
     ------
-    PinkFormatError : a file that contradicts the format. ConfigError : files that do not fit together.
-    SurveyError : no store.
+    PinkFormatError : a file that contradicts the format, or a map that is not finite. ConfigError : files that
+    do not fit together, a bad name, or one the store has already. SurveyError : no store.
     """
+    pink_checks.check_name(name)
     if transforms is not None and mapping is None:
         raise ConfigError(f"{transforms} alone has no distances; give the map file it was written with")
     if images is not None:
         _import_images(survey, pinkfile.open_data(images), shard_images)
     store = Survey(survey, "r+")
+    pink_checks.check_new(store, name, som, mapping)
     options = {"rotations": rotations, "flip": flip, "region": region, "region_side": region_side}
     if som is not None:
         _import_som(store, som, name, layout, options)
     if mapping is not None:
-        distances = pinkfile.open_map(mapping, layout)
-        entries = None if transforms is None else pinkfile.open_transforms(transforms, layout)
-        _import_mapping(store, distances, entries, name, options)
+        try:
+            distances = pinkfile.open_map(mapping, layout)
+            entries = None if transforms is None else pinkfile.open_transforms(transforms, layout)
+            _import_mapping(store, distances, entries, name, options)
+        except BaseException:
+            if som is not None:  # so that the same call can be given again, mended
+                remove_tree(store.path / "soms" / name)
+            raise
 
 
 def export_pink(
@@ -78,12 +86,17 @@ def export_pink(
 
     Raises
     ------
-    SurveyError : no store, map or mapping of that name. ConfigError : no usable row.
+    SurveyError : no store or map. ConfigError : no usable row or finished mapping, or outputs out of place.
     """
+    pink_checks.check_name(name)
+    rows = [path for path in (images, mapping, transforms) if path is not None]
+    pink_checks.check_outputs(survey, rows, [] if som is None else [som])
     store = Survey(survey)
     count = int(np.count_nonzero(store["ok"][:])) if images or mapping or transforms else 1
     if count == 0:
         raise ConfigError(f"{survey} has {len(store)} images and none is usable; nothing can be exported")
+    if mapping or transforms:
+        pink_checks.check_complete(store, name, transforms=transforms is not None)
     if som is not None:
         weights, attrs = store.load_som(name)
         side, channels = weights.shape[3], weights.shape[1]
@@ -179,7 +192,7 @@ def _write_rows(store: Survey, path: Path) -> None:
     """Beside ``path``, which row and source of the survey each of its rows is."""
     import csv
 
-    final = path.with_name(f"{path.name}.rows.csv")
+    final = pink_checks.rows_file(path)
     beside = final.with_name(f"{final.name}.partial")
     with beside.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -201,9 +214,9 @@ def _lattice(som_dims: tuple[int, ...], layout: str) -> Lattice:
 
 
 def read_som(path: Path, layout: Layout = "auto") -> tuple[np.ndarray, Lattice]:
-    """Weights (N, C, D, D) float32 and lattice of a SOM file; PinkFormatError where it contradicts the format."""
+    """Weights (N, C, D, D) float32 and lattice of a SOM file; PinkFormatError for a bad or not finite one."""
     som = pinkfile.open_som(path, layout)
-    return np.array(som.read(), np.float32), _lattice(som.som_dims, som.layout)
+    return np.array(som.read_finite(), np.float32), _lattice(som.som_dims, som.layout)
 
 
 def _import_som(store: Survey, path: Path, name: str, layout: Layout, options: Mapping[str, Any]) -> None:
@@ -219,7 +232,7 @@ def _import_som(store: Survey, path: Path, name: str, layout: Layout, options: M
         "training": {"imported_from": path.name, "comment": som.comment.decode(errors="replace")},
         "config_hash": None,
     }
-    store.save_som(name, som.read(), attrs)
+    store.save_som(name, som.read_finite(), attrs)
 
 
 # --- mappings ---------------------------------------------------------------------------------
@@ -369,14 +382,14 @@ def _transforms(
 
 
 def _export_distances(store: Survey, path: Path, count: int, name: str) -> None:
-    lattice = _mapping_lattice(store, name)
+    lattice = pink_checks.mapping_lattice(store, name)
     with pinkfile.map_writer(path, count, lattice.shape, lattice.kind) as writer:
         for start, stop in store.shards():
             writer.write(np.asarray(store[f"mappings/{name}/distance"][start:stop])[_ok(store, start, stop)])
 
 
 def _export_transforms(store: Survey, path: Path, count: int, name: str) -> None:
-    lattice = _mapping_lattice(store, name)
+    lattice = pink_checks.mapping_lattice(store, name)
     rotations = int(store.group[f"mappings/{name}"].attrs["rotations"])  # type: ignore[arg-type]
     step = np.float32(2 * np.pi) / np.float32(rotations)
     with pinkfile.transform_writer(path, count, lattice.shape, lattice.kind) as writer:
@@ -385,10 +398,3 @@ def _export_transforms(store: Survey, path: Path, count: int, name: str) -> None
             k = np.asarray(store[f"mappings/{name}/rotation"][start:stop])[ok].astype(np.float32)
             flip = np.asarray(store[f"mappings/{name}/flip"][start:stop])[ok]
             writer.write(pinkfile.transform_entries(flip, k * step))
-
-
-def _mapping_lattice(store: Survey, name: str) -> Lattice:
-    if name not in store.mapping_names():
-        raise ConfigError(f"{store.path} has no mapping {name!r}; it has {store.mapping_names()}")
-    attrs: dict[str, Any] = dict(store.group[f"mappings/{name}"].attrs)
-    return lattice_from_dict(attrs["lattice"])

@@ -30,6 +30,8 @@ from skysom.storage.survey import (
 )
 
 Chain = tuple[tuple[str, dict[str, Any]], ...]
+LARGEST_PIXEL = 1e12
+"""Squares of larger values, added over an image, come near the largest float32."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ class Preparer:
         scale = attrs["pixel_scale_arcsec"]
         batch = preprocess(raw, list(self.chain), redshift=redshift, pixel_scale_arcsec=scale)
         found = np.array([CODES[str(name)] for name in batch.status], np.uint8)
+        extreme = np.abs(batch.images).max(axis=(1, 2, 3)) > LARGEST_PIXEL
+        found[extreme] = CODES["out_of_range"]
         found[codes != 0] = 0  # the cause found at ingest stands
-        images = np.where((codes == 0)[:, None, None, None], batch.images, np.float32(0))
+        images = np.where(((codes == 0) & ~extreme)[:, None, None, None], batch.images, np.float32(0))
         return Prepared(images, found, images.sum(axis=(2, 3), dtype=np.float64).astype(np.float32))
 
 
@@ -207,7 +211,7 @@ def open_prepared(output: Output) -> PreparedReader:
     """Reader of the preprocessed images of an output; MissingStageError where there are none."""
     output.need("preprocess", "skysom run")
     attrs = Survey(output.survey).attrs
-    check_whole(output.catalogue, len(Survey(output.survey)))
+    check_whole(output.catalogue, Survey(output.survey).column("source_id"))
     if "imported" not in output.recorded()["preprocess"]:
         missing = missing_shards(output, "preprocess", preprocess_hash(output))
         missing += missing_shards(output, "ingest", ingest_hash(output))

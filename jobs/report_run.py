@@ -26,6 +26,10 @@ CAUSES = {
         "The imported image has pixels that are NaN or infinite",
         "replace them before the import, or ingest the images themselves",
     ),
+    "out_of_range": (
+        "Pixel values are too large to be compared",
+        "check the unit, or add a normalising step (min_max) to preprocess.steps",
+    ),
     "no_wcs": ("The header has no sky coordinates", "add a WCS, or name cut-outs by file"),
     "bad_position": ("Coordinates are missing or out of range", "correct ra and dec (degrees)"),
     "no_coverage": ("No image covers the position", "add the missing tiles, or drop the row"),

@@ -34,25 +34,35 @@ def update_catalogue(path: Path, columns: Mapping[str, Any], row_group_rows: int
         tables.write_catalogue(changed, path, row_group_rows)
 
 
-def append_rows(path: Path, added: Any, row_group_rows: int) -> None:
-    """Append the rows of ``added``; columns only it has come after the old input columns."""
+def write_appended(path: Path, added: Any, row_group_rows: int) -> Path:
+    """Write the catalogue with the rows of ``added`` beside it, to be renamed into place; returns where.
+
+    Columns only ``added`` has come after the old input columns. CatalogueError where types do not go together.
+    """
     import pandas as pd
 
     before = pd.read_parquet(path)
     table = pd.concat([before, added], ignore_index=True)
     results = [name for name in before.columns if name in RESULT_COLUMNS]
     inputs = [name for name in table.columns if name not in results]
-    tables.write_catalogue(table[inputs + results], path, row_group_rows)
+    beside = path.with_name("catalogue.appended.parquet")
+    tables.write_catalogue(table[inputs + results], beside, row_group_rows)
+    return beside
 
 
-def check_whole(path: Path, images: int) -> None:
-    """ConfigError where the catalogue has not one row an image: an append was interrupted."""
+def check_whole(path: Path, source_ids: Any) -> None:
+    """ConfigError where the rows of the catalogue are not the images of the store, ``source_ids`` in order."""
+    import pyarrow.parquet as pq
+
     rows = catalogue_rows(path)
-    if rows != images:
+    if rows != len(source_ids):
         raise ConfigError(
-            f"the catalogue has {rows} rows, the store {images}: an append was interrupted; "
+            f"the catalogue has {rows} rows, the store {len(source_ids)}: an append was interrupted; "
             "run the same `skysom ingest --append` again"
         )
+    found = pq.read_table(path, columns=["source_id"])["source_id"].to_pylist()
+    if [str(value) for value in found] != [str(value) for value in source_ids.tolist()]:
+        raise ConfigError(f"{path} was changed: its source_id is not that of the store row by row; restore it")
 
 
 def catalogue_rows(path: Path) -> int:

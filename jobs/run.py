@@ -6,7 +6,7 @@ from skysom.cluster.shards import Runtime
 from skysom.jobs.config import Config, to_toml
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.ingest import check_input, ingest
-from skysom.jobs.map import map_survey
+from skysom.jobs.map import map_survey, require_mapped
 from skysom.jobs.output import STAGES, Output, Timer
 from skysom.jobs.preprocess import preprocess_survey
 from skysom.jobs.train import load_map, train
@@ -52,7 +52,7 @@ def report(config: Config, output: Output) -> Path:
     from skysom.jobs.report import write_report
 
     name = config.som.name
-    output.need(f"map:{name}", "skysom map")
+    require_mapped(output, name)
     timer = Timer()
     path = write_report(
         output.root,

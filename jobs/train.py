@@ -299,7 +299,7 @@ class _Run:
             with np.load(path, allow_pickle=False) as saved:
                 if str(saved["digest"]) == self.digest:
                     return Position(*(int(value) for value in saved["position"])), saved["weights"]
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             say(f"train: the checkpoint {path} cannot be read ({error}); training begins again")
         return Position(), weights
 

@@ -104,6 +104,8 @@ def duplicate_rows(ids: Iterable[str]) -> np.ndarray:
 def coordinates(table: pd.DataFrame, ra_column: str, dec_column: str) -> tuple[np.ndarray, np.ndarray]:
     """RA and Dec (n,) float64 in degrees; both NaN in a row where one is missing, no number or off the sky.
 
+    Right ascensions from -180 up to 0 are taken as such of the other convention and get 360 added.
+
     Raises
     ------
     CatalogueError : a column is absent, sexagesimal, not numeric at all, or in a unit other than degrees.
@@ -111,6 +113,7 @@ def coordinates(table: pd.DataFrame, ra_column: str, dec_column: str) -> tuple[n
     ra = _degrees(table, _column(table, ra_column, "the RA column"))
     dec = _degrees(table, _column(table, dec_column, "the Dec column"))
     with np.errstate(invalid="ignore"):
+        ra = np.where((ra < 0) & (ra >= -180), ra + 360, ra)
         good = (ra >= 0) & (ra <= 360) & (np.abs(dec) <= 90)
     return np.where(good, ra, np.nan), np.where(good, dec, np.nan)
 
@@ -263,8 +266,21 @@ def _read_csv(path: Path) -> pd.DataFrame:
     with _open(path) as stream, warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
         table = pd.read_csv(stream, index_col=False, encoding="utf-8-sig", dtype_backend="numpy_nullable")
-    table = table.apply(_plain)
+    table = _keep_leading_zeros(path, table).apply(_plain)
     table.attrs = {"units": {}, "dropped_columns": []}
+    return table
+
+
+def _keep_leading_zeros(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Whole-number columns as text where a value begins with a zero: 007 is a name, not 7."""
+    whole = [name for name in table.columns if pd.api.types.is_integer_dtype(table[name])]
+    if not whole:
+        return table
+    with _open(path) as stream:
+        raw = pd.read_csv(stream, usecols=whole, dtype="string", encoding="utf-8-sig", keep_default_na=False)
+    for name in whole:
+        if raw[name].str.match(r"\s*[+-]?0\d").any():
+            table[name] = raw[name].str.strip()
     return table
 
 

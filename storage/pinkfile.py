@@ -90,6 +90,18 @@ class PinkSom(PinkFile):
         """Neurons start..stop-1 (default all), (n, C, D, D) float32."""
         return self._rows(start, self.count if stop is None else stop, _FLOAT, self.shape)
 
+    def read_finite(self) -> np.ndarray:
+        """All neurons, (n, C, D, D) float32; PinkFormatError where a weight is NaN or infinite."""
+        weights = self.read()
+        finite = np.isfinite(weights)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            neuron, channel, row, column = np.unravel_index(first, weights.shape)
+            what = f"the weight of neuron {neuron}, channel {channel}, row {row}, column {column}"
+            byte = self.offset + first * _FLOAT.itemsize
+            refuse(self.path, byte, what, weights.flat[first], "a finite number", "train the map again")
+        return weights
+
 
 @dataclass(frozen=True)
 class PinkMap(PinkFile):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, NoReturn
@@ -35,6 +36,9 @@ class Header:
     def __init__(self, path: str | Path, kind: int) -> None:
         self.path = Path(path)
         try:
+            # Opening a pipe would wait for a writer, and its length cannot be checked.
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                raise PinkFormatError(f"{self.path} cannot be opened (it is not a regular file); give a PINK file")
             self._file: BinaryIO = self.path.open("rb")
         except OSError as error:
             reason = f"cannot be opened ({error.strerror}); give a PINK file"

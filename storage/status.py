@@ -16,6 +16,7 @@ STATUSES = (
     "duplicate_id",  # an earlier row has the same id
     "empty_mask",  # nothing above the threshold
     "no_noise",  # the noise could not be estimated
+    "out_of_range",  # pixel values too large to be squared and added
     "bad_redshift",  # resampling needs a positive, finite redshift
 )
 """Status names; the index is the code stored in the survey."""

@@ -13,6 +13,7 @@ Row i of every array is row i of the catalogue: a failed image keeps its row. Ev
 shards of ``shard_images`` rows along ``image``, and a shard has one writer.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, BloscShuffle
+from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
 from skysom.storage.errors import SurveyError
 from skysom.storage.status import STATUSES
@@ -59,8 +60,12 @@ class Survey:
         self.path = Path(path)
         try:
             self.group = zarr.open_group(self.path, mode=mode)  # type: ignore[arg-type]
-        except (FileNotFoundError, ValueError) as error:
-            raise SurveyError(f"no survey store at {self.path}; make one with `skysom ingest`") from error
+        except FileNotFoundError:
+            raise SurveyError(f"no survey store at {self.path}; make one with `skysom ingest`") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SurveyError(
+                f"{self.path} is damaged ({type(error).__name__}: {error}); restore it or use a new --output"
+            ) from error
         found = self.group.attrs.get("format_version")
         if found != FORMAT_VERSION:
             raise SurveyError(
@@ -125,7 +130,8 @@ class Survey:
             dtype=spec.dtype,
             chunks=((CHUNK_IMAGES if big else rows), *spec.shape),
             shards=(rows, *spec.shape) if big else None,
-            compressors=BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.shuffle),
+            # The checksum makes a flipped bit an error instead of a slightly different survey.
+            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.shuffle), Crc32cCodec()],
             fill_value=spec.fill,
             dimension_names=("image", *spec.dims),
             attributes=dict(spec.attrs or {}),
@@ -150,6 +156,8 @@ class Survey:
     def write_rows(self, name: str, start: int, values: np.ndarray) -> None:
         """Write whole shards of ``name`` from row ``start``; ranges that cut a shard are refused."""
         stop = start + len(values)
+        if values.shape[1:] != self[name].shape[1:]:
+            raise SurveyError(f"rows of {name} have shape {self[name].shape[1:]}, not {values.shape[1:]}")
         if start % self.shard_images or (stop % self.shard_images and stop != len(self)):
             raise SurveyError(
                 f"rows {start}..{stop} of {name} cut a shard of {self.shard_images}: two writers could lose data"
@@ -188,7 +196,8 @@ class Survey:
             dimension_names=("neuron", "channel", "neuron_y", "neuron_x"),
         )
         array[:] = weights
-        group.attrs.update({**attrs, "skysom_version": version("skysom")})
+        digest = hashlib.sha256(np.ascontiguousarray(weights, np.float32).tobytes()).hexdigest()
+        group.attrs.update({**attrs, "sha256": digest, "skysom_version": version("skysom")})
         old = final.with_name(f".{name}.old")
         remove_tree(old)
         if final.exists():
@@ -206,11 +215,14 @@ class Survey:
                 old.rename(final)
 
     def load_som(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
-        """Weights (N, C, D, D) float32 and attributes of soms/<name>."""
+        """Weights (N, C, D, D) float32 and attributes of soms/<name>; SurveyError where none or damaged."""
         if f"soms/{name}" not in self.group:
             raise SurveyError(f"{self.path} has no map {name!r}; it has {self.som_names()}")
         group = self.group[f"soms/{name}"]
-        return np.asarray(group["weights"][:]), dict(group.attrs)  # type: ignore[index]
+        weights, attrs = np.asarray(group["weights"][:]), dict(group.attrs)  # type: ignore[index]
+        if attrs.get("sha256") not in (None, hashlib.sha256(weights.tobytes()).hexdigest()):
+            raise SurveyError(f"the map {name!r} in {self.path} is damaged: its checksum differs; train it again")
+        return weights, attrs
 
     def load_som_attrs(self, name: str) -> dict[str, Any]:
         """Attributes of soms/<name> alone."""

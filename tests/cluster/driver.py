@@ -1,7 +1,7 @@
 """A run in a process of its own, for tests that kill it or read what it prints.
 
-driver.py FOLDER NAME [DIE]: a pass of FileWorkers over FOLDER on two Ray actors under the output lock. Each
-beats its NAME into FOLDER/beats while it works. DIE: the shard at whose first attempt the worker dies.
+driver.py FOLDER EXECUTOR BEATS [DIE]: a pass of FileWorkers over FOLDER under the output lock. Each shard beats
+the name of the executor into FOLDER/beats. DIE: the shard at whose first attempt the worker dies.
 """
 
 import sys
@@ -14,13 +14,13 @@ from skysom.cluster.lock import OutputLock
 from skysom.cluster.shards import Runtime, run_pass
 
 
-def main(folder: Path, name: str, die: int | None = None) -> None:
-    worker = workers.FileWorker(folder, die=die, beat=name, beats=0 if name == "quick" else 40)
+def main(folder: Path, executor: str, beats: int, die: int | None = None) -> None:
+    worker = workers.FileWorker(folder, die=die, beat=executor, beats=beats)
     shards = [(first, first + 10) for first in range(0, 60, 10)]
     private = folder / ".skysom"
     with OutputLock(private / "lock"):
         ledger = Ledger(private / "ledger.jsonl")
-        run_pass("x", shards, workers.Make(worker), ledger=ledger, config="c", runtime=Runtime(2, "ray"))
+        run_pass("x", shards, workers.Make(worker), ledger=ledger, config="c", runtime=Runtime(2, executor))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from skysom.engine import Cartesian, Geometry, Som, best_match
+from skysom.engine import search as search_module
 from skysom.engine.errors import EngineError, GeometryError, ShapeError
 from skysom.engine.search import BLOCK_IMAGES, Search
 from skysom.engine.transforms import transform, transform_stack
@@ -108,6 +109,89 @@ def test_the_rounding_of_products_does_not_pick_a_worse_transform():
     found, wanted = match(geometry, images, weights), match(geometry, images, weights, "reference")
     np.testing.assert_allclose(found.distance, wanted.distance, rtol=1e-4)
     assert np.array_equal(found.bmu, wanted.bmu)
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Count direct sums, and pairs searched again in float64, while searching."""
+    count = {"direct": 0, "double": 0}
+    direct, double = search_module.direct_distances, search_module.double_transforms
+
+    def counted_direct(*arguments):
+        count["direct"] += len(arguments[3])
+        return direct(*arguments)
+
+    def counted_double(image, weights, neurons, table):
+        count["double"] += len(neurons)
+        return double(image, weights, neurons, table)
+
+    monkeypatch.setattr(search_module, "direct_distances", counted_direct)
+    monkeypatch.setattr(search_module, "double_transforms", counted_double)
+    return count
+
+
+@pytest.mark.parametrize("region", ["quadratic", "circular"])
+@pytest.mark.parametrize("background", [0.5, -3, 100])
+def test_a_background_all_share_costs_and_changes_nothing(background, region, work):
+    geometry = Geometry.derive(16, 24, True, region)
+    rng = np.random.default_rng(8)
+    images = pictures("noise", (3, 2, 16, 16), rng)
+    weights = rng.random((7, 2, geometry.neuron_side, geometry.neuron_side), np.float32)
+    images, weights = images + np.float32(background), weights + np.float32(background)
+    assert_equal_to_reference(geometry, images, weights)
+    assert work["double"] == 0
+    if region == "quadratic":  # a disc leaves turned images, where the background stays
+        assert work["direct"] <= 2 * len(images)  # the best-matching units
+
+
+@pytest.mark.parametrize("region", ["quadratic", "circular"])
+def test_images_that_all_are_nearly_neurons_cost_one_direct_sum_each(region, work):
+    geometry = Geometry.derive(15, 40, True, region)
+    rng = np.random.default_rng(9)
+    images = pictures("round", (3, 1, 15, 15), rng)
+    images[2] = gaussian_filter(rng.random((1, 15, 15), np.float32), (0, 2, 2))
+    # More neurons than are made in float64 at a time; some much brighter, so that not all share a template.
+    turned = [transform(images[n % 3], int(rng.integers(80)), geometry) for n in range(38)]
+    weights = np.stack(turned) + np.float32(1e-4) * rng.standard_normal((38, *turned[0].shape), np.float32)
+    weights[::5] += 3
+    assert_equal_to_reference(geometry, images, weights)
+    found, wanted = match(geometry, images, weights), match(geometry, images, weights, "reference")
+    np.testing.assert_allclose(found.distance, wanted.distance, rtol=1e-4)
+    assert work["double"] > 0
+    assert work["direct"] <= 2 * len(images) * len(weights)
+
+
+def test_neurons_on_two_backgrounds_are_exact():
+    geometry = Geometry.derive(12, 12)
+    rng = np.random.default_rng(10)
+    images = rng.random((4, 1, 12, 12), np.float32)
+    images[2:] += 50
+    weights = rng.random((9, 1, geometry.neuron_side, geometry.neuron_side), np.float32)
+    weights[5:] += 50
+    assert_equal_to_reference(geometry, images, weights)
+
+
+def test_equal_transforms_of_a_perfect_match_are_the_lowest():
+    geometry = Geometry.derive(8, 4)
+    image = np.full((1, 1, 8, 8), 0.3, np.float32)
+    weights = np.full((3, 1, 12, 12), 0.3, np.float32)
+    weights[1:] = 7
+    found = match(geometry, image, weights)
+    assert found.transform[0].tolist() == [0, 0, 0]
+    assert found.distance[0, 0] == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e15])
+def test_a_neuron_that_is_not_finite_harms_no_other(bad):
+    geometry = Geometry.derive(8, 8)
+    rng = np.random.default_rng(0)
+    images, weights = rng.random((4, 1, 8, 8), np.float32), rng.random((5, 1, 12, 12), np.float32)
+    weights[2, 0, 5, 5] = bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found, wanted = match(geometry, images, weights), match(geometry, images, weights, "reference")
+    others = [0, 1, 3, 4]
+    np.testing.assert_allclose(found.distance[:, others], wanted.distance[:, others], rtol=5e-6)
 
 
 def test_reference_equals_a_plain_minimum():

@@ -116,7 +116,6 @@ def test_a_mapping_of_all_images_has_nan_where_the_peer_had(tmp_path):
     with pinkfile.map_writer(tmp_path / "m.bin", 5, (2, 2), "cartesian") as writer:
         writer.write(distance)
     import_pink(survey, mapping=tmp_path / "m.bin", rotations=8)
-    import_pink(survey, mapping=tmp_path / "m.bin", rotations=8)
     store = Survey(survey)
     assert store["mappings/main/bmu"][:].tolist() == [2, -1, 2, 2, 2]
     assert "mappings/main/rotation" not in store
@@ -155,6 +154,99 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(SurveyError, match="no map 'none'"):
         export_pink(survey, som=tmp_path / "out.bin", name="none")
     assert not (tmp_path / "out.bin").exists()
+
+
+def a_survey(folder):
+    """A survey with a map and a mapping ``main`` (files s.bin, m.bin and t.bin), and its path."""
+    survey = folder / "survey.zarr"
+    write_mapping(folder, 5, (2, 2), "cartesian")
+    pinkfile.write_som(folder / "s.bin", images(4, 1, 9), (2, 2), (9, 9))
+    files = {"som": folder / "s.bin", "mapping": folder / "m.bin", "transforms": folder / "t.bin"}
+    import_pink(survey, images=write(folder / "i.bin", images(5)), rotations=8, shard_images=64, **files)
+    return survey
+
+
+def test_a_map_or_mapping_of_that_name_is_not_replaced(tmp_path):
+    survey = a_survey(tmp_path)
+    other = pinkfile.open_som(tmp_path / "s.bin").read() + 1
+    pinkfile.write_som(tmp_path / "other.bin", other, (2, 2), (9, 9))
+    with pytest.raises(ConfigError, match=r"has a map 'main' already.*give another --som-name"):
+        import_pink(survey, som=tmp_path / "other.bin", rotations=8)
+    with pytest.raises(ConfigError, match=r"has a mapping 'main' already.*give another --som-name"):
+        import_pink(survey, mapping=tmp_path / "m.bin", rotations=8)
+    np.testing.assert_array_equal(Survey(survey).load_som("main")[0] + 1, other)
+    import_pink(survey, som=tmp_path / "other.bin", mapping=tmp_path / "m.bin", rotations=8, name="other")
+    np.testing.assert_array_equal(Survey(survey).load_som("other")[0], other)
+
+
+def test_a_map_whose_mapping_is_refused_is_not_kept(tmp_path):
+    survey = a_survey(tmp_path)
+    files = {"som": tmp_path / "s.bin", "mapping": tmp_path / "m.bin", "transforms": tmp_path / "t.bin"}
+    with pytest.raises(ConfigError, match="is no multiple"):
+        import_pink(survey, **files, rotations=4, name="other")
+    assert Survey(survey).som_names() == ["main"]
+    import_pink(survey, **files, rotations=8, name="other")
+    assert Survey(survey).som_names() == ["main", "other"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_map_that_is_not_finite_is_refused(tmp_path, bad):
+    survey = a_survey(tmp_path)
+    weights = images(4, 1, 9)
+    weights[1, 0, 2, 3] = bad
+    pinkfile.write_som(tmp_path / "s.bin", weights, (2, 2), (9, 9))
+    with pytest.raises(PinkFormatError, match=r"neuron 1, channel 0, row 2, column 3 is (nan|inf)"):
+        import_pink(survey, som=tmp_path / "s.bin", rotations=8, name="other")
+    assert Survey(survey).som_names() == ["main"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "../../x", "", ".hidden", "a\n", "/x"])
+def test_names_that_are_no_names_are_refused(tmp_path, name):
+    survey = a_survey(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="--som-name is"):
+        import_pink(survey, som=tmp_path / "s.bin", rotations=8, name=name)
+    with pytest.raises(ConfigError, match="--som-name is"):
+        export_pink(survey, som=tmp_path / "out.bin", name=name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"images": "o.bin", "som": "o.bin"}, "would be written twice"),
+        ({"mapping": "o.bin", "transforms": "./x/../o.bin"}, "would be written twice"),
+        ({"images": "o.bin", "som": "o.bin.rows.csv"}, "would be written twice"),
+        ({"som": "survey.zarr/zarr.json"}, "lies in the survey store"),
+        ({"images": "survey.zarr"}, "lies in the survey store"),
+    ],
+)
+def test_outputs_that_would_replace_something_are_refused(tmp_path, outputs, message):
+    survey = a_survey(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=message):
+        export_pink(survey, **{key: tmp_path / name for key, name in outputs.items()})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_unfinished_mapping_is_not_exported(tmp_path):
+    survey = a_survey(tmp_path)
+    store = Survey(survey, "r+")
+    store["mappings/main/bmu"][3:] = -1
+    store["mappings/main/bmu_distance"][2] = np.nan
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for outputs in ({"mapping": "om.bin", "som": "os.bin"}, {"transforms": "ot.bin", "images": "oi.bin"}):
+        with pytest.raises(ConfigError, match="lacks a result for 3 of 5 usable rows; finish it"):
+            export_pink(survey, **{key: tmp_path / name for key, name in outputs.items()})
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_transforms_that_were_not_imported_are_not_exported(tmp_path):
+    survey = a_survey(tmp_path)
+    import_pink(survey, mapping=tmp_path / "m.bin", name="other")
+    with pytest.raises(ConfigError, match="without transforms"):
+        export_pink(survey, mapping=tmp_path / "om.bin", transforms=tmp_path / "ot.bin", name="other")
+    assert not (tmp_path / "om.bin").exists()
 
 
 def test_a_broken_data_file_makes_no_store(tmp_path):

@@ -308,9 +308,9 @@ def test_redo_discards_nothing_when_the_command_is_wrong_and_spares_other_maps(f
     assert Survey(output / "survey.zarr").som_names() == ["main", "main-stage1", "other", "other-stage1"]
 
 
-@pytest.mark.parametrize("kill_at", ["resize", "append_rows", "preprocess_survey"])
+@pytest.mark.parametrize("kill_at", ["resize", "_write_positions", "preprocess_survey"])
 def test_an_interrupted_append_is_completed_by_the_same_command(finished, tmp_path, monkeypatch, kill_at):
-    from skysom.jobs import ingest, preprocess, results
+    from skysom.jobs import ingest, preprocess
 
     class Killed(BaseException):
         pass
@@ -323,7 +323,7 @@ def test_an_interrupted_append_is_completed_by_the_same_command(finished, tmp_pa
     more["new"] = 1.5
     more.to_csv(folder / "more.csv", index=False)
     append = ["ingest", "--append", "-i", str(folder), "-c", str(folder / "more.csv"), "-o", str(output)]
-    where = {"resize": ingest.Survey, "append_rows": results, "preprocess_survey": preprocess}[kill_at]
+    where = {"resize": ingest.Survey, "_write_positions": ingest, "preprocess_survey": preprocess}[kill_at]
     with monkeypatch.context() as patch:
         patch.setattr(where, kill_at, killed)
         with pytest.raises(Killed):

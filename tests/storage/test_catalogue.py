@@ -196,8 +196,8 @@ def test_coordinates():
     )
     ra, dec = coordinates(frame, "ra", "dec")
     assert ra.dtype == dec.dtype == np.float64
-    np.testing.assert_array_equal(ra, [0, 360, *[np.nan] * 5])
-    np.testing.assert_array_equal(dec, [90, -90, *[np.nan] * 5])
+    np.testing.assert_array_equal(ra, [0, 360, 359, *[np.nan] * 4])
+    np.testing.assert_array_equal(dec, [90, -90, 0, *[np.nan] * 4])
     ra, dec = coordinates(frame, "text", "whole")
     np.testing.assert_array_equal(ra, [1, np.nan, 3, np.nan, np.nan, 10, np.nan])
     np.testing.assert_array_equal(dec, [1, np.nan, 3, np.nan, np.nan, 6, np.nan])

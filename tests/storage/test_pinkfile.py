@@ -1,5 +1,6 @@
 """The peer's files: round trips, refusals with their place, and nothing left of an interrupted file."""
 
+import os
 import struct
 
 import numpy as np
@@ -188,6 +189,25 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path):
     for path in (tmp_path / "none.bin", tmp_path):
         with pytest.raises(PinkFormatError, match="cannot be opened"):
             pinkfile.open_data(path)
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe.bin")
+    for reader in (pinkfile.open_data, pinkfile.open_som, pinkfile.open_map, pinkfile.open_transforms):
+        with pytest.raises(PinkFormatError, match="not a regular file"):
+            reader(tmp_path / "pipe.bin")
+
+
+def test_a_map_that_is_not_finite_is_refused_with_its_place(tmp_path):
+    weights = values((4, 1, 3, 3))
+    pinkfile.write_som(tmp_path / "s.bin", weights, (2, 2), (3, 3))
+    np.testing.assert_array_equal(pinkfile.open_som(tmp_path / "s.bin").read_finite(), weights)
+    for bad in (np.nan, np.inf):
+        weights[2, 0, 1, 2] = bad
+        pinkfile.write_som(tmp_path / "s.bin", weights, (2, 2), (3, 3))
+        message = f"byte 136: the weight of neuron 2, channel 0, row 1, column 2 is {bad}, expected a finite number"
+        with pytest.raises(PinkFormatError, match=message):
+            pinkfile.open_som(tmp_path / "s.bin").read_finite()
 
 
 def test_a_file_that_shrinks_or_rows_beyond_it_are_refused(tmp_path):
