@@ -11,6 +11,9 @@ transform turns into four products of numbers and one product of 2x2 matrices,
 Summed over orbits and channels these are five matrix products: 12 multiplications where the plain
 form has 64, and nothing is approximated. A region that D4 does not map onto itself is embedded in the
 smallest one that is, with the neuron zero outside the region.
+
+A template m that is constant along orbits may be subtracted from images and neurons alike, since
+h r - m = h (r - m): differences stay what they are, and what all neurons share no longer cancels.
 """
 
 from dataclasses import dataclass
@@ -83,6 +86,12 @@ class Orbits:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def owners(self) -> np.ndarray:
+        """(D*D,) int: the orbit of each pixel of the neuron frame, 0 where there is none."""
+        owner = np.zeros(self.geometry.neuron_side**2, np.int64)
+        owner[self.pixels] = np.arange(len(self))[:, None]
+        return owner
+
 
 @lru_cache(maxsize=4)
 def orbits(geometry: Geometry) -> Orbits:
@@ -119,12 +128,33 @@ class Spectra(NamedTuple):
     matrices: Array
 
 
-def neuron_spectra(weights: Array, table: Orbits, *, xp: Any = np) -> Spectra:
-    """Spectra of neurons ``weights`` (N, C, D, D), zero outside the region, scaled by -2 / 8."""
+def common_template(weights: Array, table: Orbits, *, xp: Any = np) -> Array:
+    """What most neurons ``weights`` (N, C, D, D) share, (C, O) float32: the median of their means along orbits.
+
+    The median, because an odd neuron or two must not put into the others what is not there.
+    """
+    neurons, channels = weights.shape[:2]
+    flat = xp.reshape(weights, (neurons, channels, -1))
+    means = 0
+    shares = (table.inside / table.inside.sum(axis=1, keepdims=True)).astype(np.float32)
+    for pixels, share in zip(table.pixels.astype(np.int64).T, shares.T, strict=True):
+        means = means + xp.take(flat, xp.asarray(pixels), axis=2) * xp.asarray(np.ascontiguousarray(share))
+    # A neuron that is not finite shares nothing.
+    means = xp.sort(xp.where(xp.isfinite(means), means, xp.zeros_like(means)), axis=0)
+    return means[neurons // 2, ...]
+
+
+def neuron_spectra(weights: Array, table: Orbits, common: Array | None = None, *, xp: Any = np) -> Spectra:
+    """Spectra of neurons ``weights`` (N, C, D, D), zero outside the region, scaled by -2 / 8.
+
+    common (C, O) is a template subtracted before.
+    """
     neurons, channels = weights.shape[:2]
     flat = xp.reshape(weights, (neurons, channels, -1))
     values = xp.take(flat, xp.asarray(table.pixels.reshape(-1).astype(np.int64)), axis=2)
     values = xp.reshape(values, (neurons, channels * len(table), 8))
+    if common is not None:
+        values = values - xp.reshape(common, (1, -1, 1))
     scale = (table.inside * table.weight[:, None] * np.float32(-0.25)).astype(np.float32)
     values = values * xp.asarray(np.tile(scale, (channels, 1)))
     scalars = xp.matmul(values, xp.asarray(CHARACTERS.T.astype(np.float32)))
@@ -135,8 +165,10 @@ def neuron_spectra(weights: Array, table: Orbits, *, xp: Any = np) -> Spectra:
     return Spectra(xp.permute_dims(scalars, (2, 0, 1)), matrices)
 
 
-def image_spectra(images: Array, table: Orbits, first: int, stop: int, *, xp: Any = np) -> tuple[Spectra, Array]:
-    """Spectra of base rotations ``first``..``stop`` of ``images`` (B, C, H, W), and their norms.
+def image_spectra(
+    images: Array, table: Orbits, first: int, stop: int, common: Array | None = None, *, xp: Any = np
+) -> tuple[Spectra, Array]:
+    """Spectra of base rotations ``first``..``stop`` of ``images`` (B, C, H, W) minus ``common`` (C, O), and norms.
 
     Returns the spectra with columns (k, image) and |r|^2 over the region, (8, stop - first, B) float64,
     for each grid symmetry. This is the portable form; `kernels.sample_block` is the fast one.
@@ -157,6 +189,8 @@ def image_spectra(images: Array, table: Orbits, first: int, stop: int, *, xp: An
     ):
         values = values + xp.take(flat, xp.asarray(index + offset), axis=2) * xp.asarray(share * keep)
     values = xp.reshape(values, (batch, channels, stop - first, len(table), 8))
+    if common is not None:
+        values = values - xp.reshape(common, (1, channels, 1, len(table), 1))
     values = xp.permute_dims(values, (4, 1, 3, 2, 0))  # (g, C, O, k, B)
     squares = xp.astype(values, xp.float64) ** 2
     norms = _norms(squares, table, xp=xp)

@@ -16,10 +16,10 @@ _SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
 
 
 @njit(**_OPTIONS)
-def sample_block(images, index, low, right, weight, inside, complete, product, side, scalars, matrices, norms):
-    """Sample, transform and square base rotations of a block of images.
+def sample_block(images, index, low, right, weight, inside, complete, product, side, common, scalars, matrices, norms):
+    """Sample, transform and square base rotations of a block of images, minus the template ``common``.
 
-    images (C, H*W, B); index, low, right (k, O, 8); fills scalars (4, C*O, k*B) and matrices
+    images (C, H*W, B); index, low, right (k, O, 8); common (C, O); fills scalars (4, C*O, k*B) and matrices
     (C*O, 2, 2, k*B); adds to norms (9, k, B) float64: orbits that lie partly in the region per
     symmetry in 0..7, complete ones (the same for all) in 8.
     """
@@ -31,7 +31,7 @@ def sample_block(images, index, low, right, weight, inside, complete, product, s
             image = images[c]
             for o in range(count):
                 for g in range(8):
-                    _sample(image, index[k, o, g], low[k, o, g], right[k, o, g], side, v[g])
+                    _sample(image, index[k, o, g], low[k, o, g], right[k, o, g], side, common[c, o], v[g])
                 _butterfly(v, scalars, matrices, c * count + o, k * batch)
                 if o < complete:
                     _add_squares(v, weight[o], norms[8, k])
@@ -40,15 +40,15 @@ def sample_block(images, index, low, right, weight, inside, complete, product, s
 
 
 @njit(**_OPTIONS)
-def _sample(image, i, fy, fx, side, out):
+def _sample(image, i, fy, fx, side, common, out):
     if i < 0:
-        out[:] = np.float32(0)
+        out[:] = -common
         return
     cy, cx = np.float32(1) - fy, np.float32(1) - fx
     w00, w01, w10, w11 = cy * cx, cy * fx, fy * cx, fy * fx
     x00, x01, x10, x11 = image[i], image[i + 1], image[i + side], image[i + side + 1]
     for b in range(out.size):
-        out[b] = w11 * x11[b] + (w10 * x10[b] + (w00 * x00[b] + w01 * x01[b]))
+        out[b] = (w11 * x11[b] + (w10 * x10[b] + (w00 * x00[b] + w01 * x01[b]))) - common
 
 
 @njit(**_OPTIONS)
@@ -102,7 +102,7 @@ def sample_each(images, index, low, right, weight, inside, complete, product, si
             row = c * count + o
             for k in range(rotations):
                 for g in range(8):
-                    _sample(image, index[k, o, g], low[k, o, g], right[k, o, g], side, v[g])
+                    _sample(image, index[k, o, g], low[k, o, g], right[k, o, g], side, np.float32(0), v[g])
                 _butterfly(v, one, two, 0, 0)
                 for b in range(batch):
                     for j in range(4):
@@ -112,6 +112,35 @@ def sample_each(images, index, low, right, weight, inside, complete, product, si
                     _add_squares(v, weight[o], norms[8, k])
                 else:
                     _add_partial_squares(v, inside[o], product, weight[o], norms, k)
+
+
+@njit(**_OPTIONS)
+def sample_one(image, index, low, right, weight, inside, complete, product, side, scalars, matrices, norms):
+    """`sample_block` of one ``image`` (C, H*W): its float32 samples, transformed and squared in float64.
+
+    Fills scalars (4, C*O, k) and matrices (C*O, 2, 2, k); adds to norms (9, 1, k), all float64.
+    """
+    rotations, count, _ = index.shape
+    v = np.empty((8, rotations))
+    for c in range(image.shape[0]):
+        for o in range(count):
+            for k in range(rotations):
+                for g in range(8):
+                    v[g, k] = _interpolate(image[c], index[k, o, g], low[k, o, g], right[k, o, g], side)
+            _butterfly(v, scalars, matrices, c * count + o, 0)
+            if o < complete:
+                _add_squares(v, weight[o], norms[8, 0])
+            else:
+                _add_partial_squares(v, inside[o], product, weight[o], norms, 0)
+
+
+@njit(**_OPTIONS)
+def _interpolate(plane, i, fy, fx, side):
+    if i < 0:
+        return np.float32(0)
+    cy, cx = np.float32(1) - fy, np.float32(1) - fx
+    upper = (cy * cx) * plane[i] + (cy * fx) * plane[i + 1]
+    return (fy * fx) * plane[i + side + 1] + ((fy * cx) * plane[i + side] + upper)
 
 
 @njit(**_OPTIONS)
@@ -178,16 +207,8 @@ def all_products(scalars, matrices, rotations_in_block, batch):
 def rotate_frame(image, index, low, right, side, out):
     """Interpolate ``image`` (C, H*W) at taps (D*D,) into ``out`` (C, D*D): one base rotation."""
     for c in range(image.shape[0]):
-        plane = image[c]
         for p in range(index.size):
-            i = index[p]
-            if i < 0:
-                out[c, p] = np.float32(0)
-                continue
-            fy, fx = low[p], right[p]
-            cy, cx = np.float32(1) - fy, np.float32(1) - fx
-            upper = (cy * cx) * plane[i] + (cy * fx) * plane[i + 1]
-            out[c, p] = (fy * fx) * plane[i + side + 1] + ((fy * cx) * plane[i + side] + upper)
+            out[c, p] = _interpolate(image[c], index[p], low[p], right[p], side)
 
 
 @njit(**_OPTIONS)
@@ -235,10 +256,11 @@ def move_neuron(neuron, frame, element, factor, side):
 def neuron_spectrum(neuron, pixels, scale, scalars, matrices, n):
     """Group Fourier transform of one neuron (C, D*D) into row n of `dihedral.neuron_spectra`'s arrays.
 
-    pixels (O, 8) int32, scale (O, 8) float32; scalars (4, N, C*O), matrices (N, 2, C*O, 2).
+    pixels (O, 8) int32, scale (O, 8) float32; scalars (4, N, C*O), matrices (N, 2, C*O, 2), whose type is
+    that of the sums.
     """
     count = pixels.shape[0]
-    v = np.empty(8, np.float32)
+    v = np.empty(8, scalars.dtype)
     for c in range(neuron.shape[0]):
         for o in range(count):
             for g in range(8):

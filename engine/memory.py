@@ -3,7 +3,7 @@
 import numpy as np
 
 from skysom.engine.geometry import Geometry
-from skysom.engine.search import BLOCK_IMAGES, FRAMES_KEPT, rotation_blocks
+from skysom.engine.search import BLOCK_IMAGES, DOUBLE_NEURONS, FRAMES_KEPT, rotation_blocks
 from skysom.engine.update import AHEAD_IMAGES
 
 FLOAT, DOUBLE, TAP = 4, 8, 12
@@ -31,7 +31,9 @@ def projected_memory(
     With O orbits of the region, K = C O, b = R / 4 and a panel of r rotations, the larger of
 
         building   tables + 4 N C D^2 + max(112 N K, 32 N K + 20 N C P)
-        searching  tables + frames + 4 N C D^2 + 32 N K + 4 images + 2 (32 K + 32 N) 32 r + 110 N 32 + 144 b 32
+        searching  tables + frames + 4 N C D^2 + 32 N K + 4 images + max(2 (32 K + 32 N) 32 r, double) + 110 N 32
+                   + 144 b 32
+        double     64 K (b + n) + 64 T n, n = min(N, 32), for images that nearly are neurons
         tables     96 O b + 40 O + 32 P;   frames 12 D^2 b;   image 4 C H^2 32
 
     The old panel and products live until the new ones are there: twice, unless one panel holds all
@@ -43,6 +45,8 @@ def projected_memory(
     weights, spectra = FLOAT * neurons * channels * pixels, 8 * FLOAT * neurons * rows
     _, step = next(rotation_blocks(g, images, max(rows, neurons)))
     panels = (2 if step < g.base_rotations else 1) * 8 * FLOAT * (rows + neurons) * images * step
+    some = min(neurons, DOUBLE_NEURONS)
+    double = 8 * DOUBLE * (rows * (g.base_rotations + some) + some * g.transforms)
     norms = (FLOAT + 2 * DOUBLE) * neurons * channels * region
     building = weights + max(7 * spectra // 2, spectra + norms)
     searching = (
@@ -50,7 +54,7 @@ def projected_memory(
         + weights
         + spectra
         + 4 * FLOAT * images * channels * g.image_side**2
-        + panels
+        + max(panels, double)
         + 110 * neurons * images
         + 18 * DOUBLE * g.base_rotations * images
     )

@@ -2,7 +2,9 @@
 
 ``reference`` makes every transform and sums squares (tests, tiny inputs). ``exact`` is the dihedral
 path of search.md section 2: d^2 = |r|^2 + |w|^2 - 2 <r, w>, with the inner products as matrix products
-over orbits, and a direct sum of squares wherever that difference cancels and for the BMU.
+over orbits, and a direct sum of squares wherever that difference cancels and for the BMU. What most
+neurons share (a sky background, the core of a source) is subtracted from r and w before, so that it does
+not cancel; where an image is a neuron, nearly, its inner products are computed again in float64.
 """
 
 from collections.abc import Iterator
@@ -25,12 +27,16 @@ BLOCK_IMAGES = 32
 CANCELLATION = 0.05
 """d^2 below this share of |r|^2 + |w|^2 is computed again as a direct sum."""
 NEAR_PERFECT = 4e-3
-"""d^2 below this share is computed for every transform: rounding of the products could pick the wrong one."""
+"""d^2 below this share is searched again in float64: rounding of the products could pick the wrong transform."""
+DOUBLE_TIE = 1e-14
+"""Transforms within this share of |r|^2 + |w|^2 of the best are equal in float64; the lowest is taken."""
 NEAR_TIE = 2e-6
 """Candidates within this share of |r|^2 + |w|^2 of the best are decided by direct sums."""
 PANEL_BYTES = 6 << 20
 """Most bytes of the spectra, and of the products, of one block of rotations, so that they stay in cache."""
 
+DOUBLE_NEURONS = 32
+"""Neurons whose spectra are made in float64 at a time."""
 FRAMES_KEPT = 512
 """Base rotations whose interpolation of a whole frame is kept."""
 
@@ -122,9 +128,11 @@ class Search:
         self.xp, self.geometry = xp, geometry
         self.table = dihedral.orbits(geometry)
         self.weights = xp.astype(weights, xp.float32)
-        self.spectra = dihedral.neuron_spectra(self.weights, self.table, xp=xp)
-        region = xp.asarray(np.flatnonzero(geometry.region_mask))
-        inside = xp.take(xp.reshape(self.weights, (*self.weights.shape[:2], -1)), region, axis=2)
+        self.common = dihedral.common_template(self.weights, self.table, xp=xp)
+        self.spectra = dihedral.neuron_spectra(self.weights, self.table, self.common, xp=xp)
+        region = np.flatnonzero(geometry.region_mask)
+        inside = xp.take(xp.reshape(self.weights, (*self.weights.shape[:2], -1)), xp.asarray(region), axis=2)
+        inside = inside - xp.take(self.common, xp.asarray(self.table.owners()[region]), axis=1)
         self.norms = xp.sum(xp.astype(inside, xp.float64) ** 2, axis=(1, 2))
         self.compiled = isinstance(weights, np.ndarray)
         if self.compiled:  # else NumPy would copy the transposed scalars for every block
@@ -171,19 +179,62 @@ def _decide(search: Search, images: Array, squared: Array, transform: Array, sca
     values, scales = np.array(squared), np.array(scale)
     best = np.min(values, axis=1, keepdims=True)
     perfect = values < NEAR_PERFECT * scales
-    direct = ~perfect & ((values < CANCELLATION * scales) | (values <= best + NEAR_TIE * scales))
+    direct = (values < CANCELLATION * scales) | (values <= best + NEAR_TIE * scales)
     direct[count:] = perfect[count:] = False
     chosen, weights = np.array(transform), np.asarray(search.weights)
+    for row in np.flatnonzero(perfect.any(axis=1)):
+        near = np.flatnonzero(perfect[row])
+        chosen[row, near] = double_transforms(images[row], weights, near, search.table)
     rows, neurons = np.nonzero(direct)
     values[rows, neurons] = direct_distances(images, weights, search.geometry, rows, neurons, chosen[rows, neurons])
-    every = np.arange(search.geometry.transforms)
-    for row, neuron in np.argwhere(perfect):
-        sums = direct_distances(
-            images, weights, search.geometry, np.full_like(every, row), np.full_like(every, neuron), every
-        )
-        chosen[row, neuron] = sums.argmin()
-        values[row, neuron] = sums.min()
     return values, chosen
+
+
+def double_transforms(
+    image: np.ndarray, weights: np.ndarray, neurons: np.ndarray, table: dihedral.Orbits
+) -> np.ndarray:
+    """Best transform (n,) of ``image`` (C, H, H) for ``neurons`` (n,) of ``weights`` (N, C, D, D), in float64.
+
+    The samples are those of the direct sums; the lowest of equally good transforms is taken.
+    """
+    from skysom.engine import kernels
+
+    geometry, channels = table.geometry, len(image)
+    rows, bases = channels * len(table), geometry.base_rotations
+    scalars, matrices = np.empty((4, rows, bases)), np.empty((rows, 2, 2, bases))
+    norms = np.zeros((9, 1, bases))
+    kernels.sample_one(
+        image.reshape(channels, -1), *table.taps, table.weight, table.inside, table.complete, dihedral.PRODUCT,
+        geometry.image_side, scalars, matrices, norms,
+    )  # fmt: skip
+    spectra, elements = dihedral.Spectra(scalars, matrices.reshape(2 * rows, -1)), list(geometry.elements)
+    turned = (norms[:8] + norms[8])[elements]
+    found = []
+    for first in range(0, len(neurons), DOUBLE_NEURONS):
+        own, own_norms = _double_neurons(weights, neurons[first : first + DOUBLE_NEURONS], table)
+        scale = turned + own_norms[:, None]
+        values = scale + dihedral.inverse(*dihedral.products(own, spectra))[elements]
+        # With four quarter turns in use, (element, k) in order is t in order.
+        values, scale = (part.transpose(1, 0, 2).reshape(len(own_norms), -1) for part in (values, scale))
+        found.append((values <= values.min(axis=1, keepdims=True) + DOUBLE_TIE * scale).argmax(axis=1))
+    return np.concatenate(found)
+
+
+def _double_neurons(
+    weights: np.ndarray, neurons: np.ndarray, table: dihedral.Orbits
+) -> tuple[dihedral.Spectra, np.ndarray]:
+    """Spectra of ``neurons`` (n,) of ``weights`` (N, C, D, D), and their |w|^2 over the region (n,), in float64."""
+    from skysom.engine import kernels
+
+    count, channels = len(neurons), weights.shape[1]
+    flat, rows = weights.reshape(len(weights), channels, -1), channels * len(table)
+    scale = table.inside * table.weight[:, None] * np.float32(-0.25)
+    scalars, matrices = np.empty((4, count, rows)), np.empty((count, 2, rows, 2))
+    places, norms = dihedral.region_sources(table.geometry)[0], np.empty(count)
+    for i, n in enumerate(neurons):
+        kernels.neuron_spectrum(flat[n], table.pixels, scale, scalars, matrices, i)
+        norms[i] = kernels.square_norm(flat[n], places)
+    return dihedral.Spectra(scalars, matrices.reshape(2 * count, -1)), norms
 
 
 def direct_distances(
@@ -234,9 +285,14 @@ def rotation_blocks(geometry: Geometry, batch: int, rows: int) -> Iterator[tuple
         yield first, min(first + step, geometry.base_rotations)
 
 
-def sample(images: np.ndarray, table: dihedral.Orbits, first: int, stop: int) -> tuple[dihedral.Spectra, np.ndarray]:
+def sample(
+    images: np.ndarray, table: dihedral.Orbits, first: int, stop: int, common: np.ndarray | None = None
+) -> tuple[dihedral.Spectra, np.ndarray]:
     """`dihedral.image_spectra` by the compiled kernel; ``images`` (C, H*W, B), image innermost."""
     from skysom.engine import kernels
+
+    if common is None:
+        common = np.zeros((len(images), len(table)), np.float32)
 
     batch, rows, columns = images.shape[2], images.shape[0] * len(table), (stop - first) * images.shape[2]
     scalars = np.empty((4, rows, columns), np.float32)
@@ -245,7 +301,7 @@ def sample(images: np.ndarray, table: dihedral.Orbits, first: int, stop: int) ->
     index, low, right = (array[first:stop] for array in table.taps)
     kernels.sample_block(
         images, index, low, right, table.weight, table.inside, table.complete, dihedral.PRODUCT,
-        table.geometry.image_side, scalars, matrices, norms,
+        table.geometry.image_side, common, scalars, matrices, norms,
     )  # fmt: skip
     return dihedral.Spectra(scalars, matrices.reshape(2 * rows, 2 * columns)), norms[:8] + norms[8]
 
@@ -263,7 +319,7 @@ def _compiled_minimum(images: np.ndarray, search: Search) -> tuple[np.ndarray, n
     best_product = np.full((neurons, batch), np.nan, np.float32)
     norms = np.empty((8, geometry.base_rotations, batch))
     for first, stop in rotation_blocks(geometry, batch, max(channels * len(table), neurons)):
-        spectra, norms[:, first:stop] = sample(inner, table, first, stop)
+        spectra, norms[:, first:stop] = sample(inner, table, first, stop, search.common)
         scalars, matrices = dihedral.products(search.spectra, spectra)
         kernels.minimum_block(
             scalars, matrices.reshape(neurons, 2, 2, -1), norms[:, first:stop].astype(np.float32), first,
@@ -277,7 +333,7 @@ def _portable_minimum(images: Array, search: Search) -> tuple[Array, Array, Arra
     xp, geometry, table = search.xp, search.geometry, search.table
     best = None
     for k in range(geometry.base_rotations):
-        spectra, norms = dihedral.image_spectra(images, table, k, k + 1, xp=xp)
+        spectra, norms = dihedral.image_spectra(images, table, k, k + 1, search.common, xp=xp)
         values = dihedral.inverse(*dihedral.products(search.spectra, spectra, xp=xp), xp=xp)
         for h in geometry.elements:
             product = xp.permute_dims(values[h, ...], (1, 0))
