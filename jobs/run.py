@@ -10,7 +10,8 @@ from skysom.jobs.map import map_survey, require_mapped
 from skysom.jobs.output import STAGES, Output, Timer
 from skysom.jobs.preprocess import preprocess_survey
 from skysom.jobs.train import load_map, train
-from skysom.storage.catalogue import read_catalogue, select
+from skysom.storage.catalogue import read_catalogue
+from skysom.storage.selection import select
 from skysom.storage.survey import Survey
 
 

@@ -125,7 +125,8 @@ def select_rows(config: Config, output: Output, survey: Survey) -> np.ndarray:
     if not chosen.any():
         raise ConfigError(f"no image of {output.root} is usable; see the status column of {output.catalogue}")
     if config.train.where is not None:
-        from skysom.storage.catalogue import read_catalogue, select
+        from skysom.storage.catalogue import read_catalogue
+        from skysom.storage.selection import select
 
         chosen &= select(read_catalogue(output.catalogue), config.train.where)
         if not chosen.any():

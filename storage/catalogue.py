@@ -4,7 +4,6 @@ Nothing in a file is ever executed or fetched, and nothing is dropped or renamed
 ``attrs["dropped_columns"]`` names the columns that are no plain column, ``attrs["units"]`` the units given.
 """
 
-import ast
 import csv
 import gzip
 import io
@@ -83,7 +82,7 @@ def source_ids(table: pd.DataFrame, id_column: str | None = None, first_row: int
     CatalogueError : ``id_column`` is not in the table.
     """
     if id_column is not None:
-        column: str | None = _column(table, id_column, "--id-column")
+        column: str | None = required_column(table, id_column, "--id-column")
     else:
         lower = {str(name).lower(): str(name) for name in reversed(list(table.columns))}
         column = next((lower[name] for name in ("source_id", "name") if name in lower), None)
@@ -110,8 +109,8 @@ def coordinates(table: pd.DataFrame, ra_column: str, dec_column: str) -> tuple[n
     ------
     CatalogueError : a column is absent, sexagesimal, not numeric at all, or in a unit other than degrees.
     """
-    ra = _degrees(table, _column(table, ra_column, "the RA column"))
-    dec = _degrees(table, _column(table, dec_column, "the Dec column"))
+    ra = _degrees(table, required_column(table, ra_column, "the RA column"))
+    dec = _degrees(table, required_column(table, dec_column, "the Dec column"))
     with np.errstate(invalid="ignore"):
         ra = np.where((ra < 0) & (ra >= -180), ra + 360, ra)
         good = (ra >= 0) & (ra <= 360) & (np.abs(dec) <= 90)
@@ -174,81 +173,6 @@ def write_catalogue(table: pd.DataFrame, path: str | Path, row_group_rows: int) 
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)  # the rename is durable once the folder is
     os.close(folder)
-
-
-# --- selection ------------------------------------------------------------------------------------
-
-_ALLOWED: tuple[type[ast.AST], ...] = (
-    *(ast.Expression, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Name, ast.Load, ast.Constant),
-    *(ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.List, ast.Tuple),
-    *(ast.And, ast.Or, ast.Not, ast.BitAnd, ast.BitOr, ast.Invert, ast.UAdd, ast.USub),
-    *(ast.Add, ast.Sub, ast.Mult, ast.Div),
-)
-
-
-def select(table: pd.DataFrame, expression: str) -> np.ndarray:
-    """Rows (n,) bool for which an expression on the columns is true; rows it cannot decide (NaN) are out.
-
-    Comparisons, ``and``/``or``/``not`` (``&``, ``|``, ``~``), ``in [...]`` and + - * / on columns,
-    numbers and texts; a column name that is no identifier goes between backticks. Nothing else is
-    evaluated: no calls, attributes, subscripts or outer variables.
-
-    Raises
-    ------
-    CatalogueError : other syntax, an unknown column, types that do not compare, or no true/false result.
-    """
-    quoted: dict[str, str] = {}
-
-    def placeholder(match: re.Match[str]) -> str:
-        return quoted.setdefault(match[1], f"quoted_column_{len(quoted)}_")
-
-    text = re.sub(r"`([^`]+)`", placeholder, expression).strip()
-    names = _checked_names(text, expression)
-    columns = {new: old for old, new in quoted.items()}
-    where = f"the selection {expression!r}"
-    used = {name: table[_column(table, columns.get(name, name), where)] for name in sorted(names)}
-    # Nullable types, so that a comparison with a missing value is undecided rather than false.
-    frame = pd.DataFrame(used).convert_dtypes()
-    try:
-        result = frame.eval(text, engine="python", parser="pandas", local_dict={}, global_dict={})
-    except Exception as error:  # whatever pandas makes of types that do not fit
-        raise CatalogueError(f"the selection {expression!r} cannot be evaluated: {error}") from error
-    if not (isinstance(result, pd.Series) and pd.api.types.is_bool_dtype(result)):
-        raise CatalogueError(f"the selection {expression!r} gives no true/false; compare, e.g. snr > 5")
-    return result.fillna(False).to_numpy(dtype=bool)
-
-
-def _checked_names(text: str, expression: str) -> set[str]:
-    """Names used in an expression, after refusing everything but plain comparisons and arithmetic."""
-    if len(text) > 2000:
-        raise CatalogueError(f"the selection has {len(text)} characters; at most 2000 are read")
-    try:
-        nodes = list(ast.walk(ast.parse(text, mode="eval")))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        what = f"the selection {expression!r} is no expression: {error}"
-        raise CatalogueError(f"{what}; write a column name that is no plain word as `name`") from error
-    for node in nodes:
-        allowed = isinstance(node, _ALLOWED)
-        if isinstance(node, ast.Constant):
-            allowed = isinstance(node.value, bool | int | float | str)
-        if isinstance(node, ast.BinOp) and not isinstance(node.op, ast.BitAnd | ast.BitOr):
-            # Arithmetic is for numbers: a text or list times a large one would fill the memory.
-            allowed = allowed and not any(
-                isinstance(part, ast.List | ast.Tuple) or isinstance(getattr(part, "value", None), str)
-                for part in ast.walk(node)
-            )
-        if not allowed:
-            raise CatalogueError(
-                f"the selection {expression!r} uses {type(node).__name__}, which is not evaluated; "
-                "use comparisons, and/or/not, in [...] and + - * / on columns"
-            )
-    names = {node.id for node in nodes if isinstance(node, ast.Name)}
-    if not names:
-        raise CatalogueError(f"the selection {expression!r} names no column")
-    return names
-
-
-# --- reading --------------------------------------------------------------------------------------
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -376,7 +300,8 @@ def _refuse_duplicates(path: Path, names: list[str]) -> None:
         raise CatalogueError(f"{path} has more than one column named {', '.join(map(repr, twice))}; rename one of each")
 
 
-def _column(table: pd.DataFrame, name: str, what: str) -> str:
+def required_column(table: pd.DataFrame, name: str, what: str) -> str:
+    """``name`` itself; CatalogueError, saying ``what`` it was for, where the table lacks it."""
     if name not in table.columns:
         there = ", ".join(map(str, table.columns))
         raise CatalogueError(f"the catalogue has no column {name!r} ({what}); it has {there}")

@@ -16,11 +16,11 @@ from skysom.storage.catalogue import (
     duplicate_rows,
     file_names,
     read_catalogue,
-    select,
     source_ids,
     write_catalogue,
 )
 from skysom.storage.errors import CatalogueError
+from skysom.storage.selection import select
 
 BIG = 2**60 + 1  # lost if it passes through a float
 
