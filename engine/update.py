@@ -106,6 +106,7 @@ class OnlineTrainer:
 
     @property
     def som(self) -> Som:
+        """A copy of the present map."""
         return Som(self.weights.copy(), self.lattice)
 
     def train(self, images: np.ndarray, callback: Callback | None = None, first_step: int = 0) -> tuple:
@@ -115,10 +116,12 @@ class OnlineTrainer:
         for first in range(0, len(images), AHEAD_IMAGES):
             block = np.asarray(images[first : first + AHEAD_IMAGES], np.float32)
             steps = self._exact_steps(block) if self.method == "exact" else self._reference_steps(block)
-            for i, (unit, squared) in enumerate(steps, start=first):
-                bmu[i], distance[i] = unit, np.sqrt(squared)
-                if callback is not None:
-                    callback(first_step + i, self.weights)
+            # A map that diverges overflows: its distances are then not finite, for the caller to see.
+            with np.errstate(over="ignore", invalid="ignore"):
+                for i, (unit, squared) in enumerate(steps, start=first):
+                    bmu[i], distance[i] = unit, np.sqrt(squared)
+                    if callback is not None:
+                        callback(first_step + i, self.weights)
         return bmu, distance
 
     # --- exact --------------------------------------------------------------------------------

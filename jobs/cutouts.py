@@ -160,8 +160,8 @@ class CutoutReader:
         from skysom.storage.tiles import cut_positions
 
         first, last = int(rows[0]), int(rows[-1]) + 1
-        ra = np.asarray(self._store["ra_deg"][first:last])[rows - first]
-        dec = np.asarray(self._store["dec_deg"][first:last])[rows - first]
+        ra = self._store.read("ra_deg", first, last)[rows - first]
+        dec = self._store.read("dec_deg", first, last)[rows - first]
         ids = tiles.tile_of(ra, dec)
         data, status, coverage = cut_positions(tiles, ids, ra, dec, self.side, self.resample_arcsec)
         return data, list(status), coverage

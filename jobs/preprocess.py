@@ -64,13 +64,13 @@ class Preparer:
         return Prepared(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("images", "codes", "sums")))
 
     def _chunk(self, start: int, stop: int) -> Prepared:
-        codes = np.asarray(self._store["status"][start:stop])
+        codes = self._store.read("status", start, stop)
         if self.reader is None:
             raw = read_images(self._store, "images", start, stop)
         else:
             raw, codes, _ = self.reader.read(start, stop)
         attrs = self._store.attrs
-        redshift = np.asarray(self._store["redshift"][start:stop]) if "redshift" in self._store else None
+        redshift = self._store.read("redshift", start, stop) if "redshift" in self._store else None
         scale = attrs["pixel_scale_arcsec"]
         batch = preprocess(raw, list(self.chain), redshift=redshift, pixel_scale_arcsec=scale)
         found = np.array([CODES[str(name)] for name in batch.status], np.uint8)
@@ -99,7 +99,7 @@ class PreprocessWorker:
             write_images(self.survey, "prepared", start, prepared.images)
         self.survey.write_rows("channel_sum", start, prepared.sums)
         self.survey.write_rows("prepared_status", start, prepared.codes)
-        codes = np.asarray(self.survey["status"][start:stop])
+        codes = self.survey.read("status", start, stop)
         codes = np.where(codes == 0, prepared.codes, codes)
         self.survey.write_rows("ok", start, codes == 0)
         return {"status": cutouts.status_counts(codes)}
@@ -186,7 +186,7 @@ class PreparedReader:
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Images (n, C, side, side) float32 of rows [start, stop) and whether each is usable, (n,) bool."""
-        ok = np.asarray(self._store["ok"][start:stop])
+        ok = self._store.read("ok", start, stop)
         if self.preparer is None:
             images = read_images(self._store, "prepared", start, stop)
         else:

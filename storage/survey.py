@@ -151,7 +151,17 @@ class Survey:
     def column(self, name: str) -> np.ndarray:
         """All rows of a per-image array without further dimensions, (images,)."""
         # An interrupted append may have grown the array already.
-        return np.asarray(self[name][: len(self)])
+        return self.read(name, 0, len(self))
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of an array; SurveyError where their checksum differs."""
+        try:
+            return np.asarray(self[name][start:stop])
+        except (ValueError, RuntimeError) as error:
+            raise SurveyError(
+                f"rows {start}..{stop} of {name} in {self.path} are damaged ({error}); "
+                "discard the stage that made them with `--redo`"
+            ) from error
 
     def write_rows(self, name: str, start: int, values: np.ndarray) -> None:
         """Write whole shards of ``name`` from row ``start``; ranges that cut a shard are refused."""
@@ -269,9 +279,9 @@ def write_images(survey: Survey, name: str, start: int, images: np.ndarray) -> N
 
 def read_images(survey: Survey, name: str, start: int, stop: int) -> np.ndarray:
     """Images [start, stop) (n, C, H, W) float32, whatever they are stored as."""
-    images = np.asarray(survey[name][start:stop])
+    images = survey.read(name, start, stop)
     if images.dtype == np.float16:
-        return unpack_half(images, np.asarray(survey[_SCALES[name]][start:stop]))
+        return unpack_half(images, survey.read(_SCALES[name], start, stop))
     return images.astype(np.float32, copy=False)
 
 
