@@ -344,6 +344,36 @@ def test_print_config_changes_nothing(small_survey, tiny, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("blocks", [3, 10, 14])
+def test_interrupted_training_continues_at_its_checkpoint(finished, tiny, tmp_path, monkeypatch, blocks):
+    from skysom.jobs import train as module
+
+    class Killed(BaseException):
+        pass
+
+    survey, output = finished
+    other = tmp_path / "other"
+    shown = []
+    train_block = module.OnlineTrainer.train
+
+    def train_until(self, images, *args):
+        if len(shown) == blocks:
+            raise Killed
+        shown.append(len(images))
+        return train_block(self, images, *args)
+
+    monkeypatch.setattr(module, "CHECKPOINT_EVERY_S", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.OnlineTrainer, "train", train_until)
+        with pytest.raises(Killed):
+            main(command(survey, other, *tiny))
+    assert main(command(survey, other, *tiny)) == 0
+    assert_same_store(output, other)
+    lines = [json.loads(line) for line in (other / "history.jsonl").read_text().splitlines()]
+    ended = next(line for line in lines if line["event"] == "stage_end" and line["stage"] == "train")
+    assert ended["presentations"] == 2 * ended["images"] - sum(shown), "images were shown again"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", range(12))
 def test_kill_9_at_a_random_moment(small_survey, tiny, tmp_path, trial):
