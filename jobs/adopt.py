@@ -9,6 +9,7 @@ from skysom.engine.lattice import lattice_from_dict
 from skysom.jobs.config import Config
 from skysom.jobs.map import result_columns
 from skysom.jobs.output import Output, stage_values
+from skysom.jobs.progress import say
 from skysom.jobs.results import MAPPING_COLUMNS, update_catalogue
 from skysom.storage.catalogue import write_catalogue
 from skysom.storage.survey import Survey
@@ -21,6 +22,7 @@ def adopt(output: Output, name: str, *, som: bool, mapping: bool) -> None:
     a run has recorded is changed.
     """
     survey = Survey(output.survey)
+    say(f"import: {len(survey):,} images" + " and a map" * som + " and a mapping" * mapping + f" in {output.survey}")
     stages = ["ingest", "preprocess"] + [f"train:{name}"] * som + [f"map:{name}"] * mapping
     for stage in stages:
         if stage not in output.recorded():

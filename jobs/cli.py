@@ -142,15 +142,18 @@ def train(
 ) -> None:
     """Train a map on the ingested images (or a selection of them).
 
-    Train a finished map further with --init som:main --som-name finer.
+    Train a finished map further with --init som:main --som-name finer: it keeps the lattice, and
+    repeats the last training stage unless --preset, --config or --set train.stages=... say otherwise.
     """
     flags = {"train.sample": train_sample, "train.where": train_where, "som.name": som_name, "som.init": init}
-    effective = _configure(output, preset, config, setting, flags)
-    if print_config:
-        return _print_config(effective)
     from skysom.jobs import train as jobs
 
     directory = _output(output)
+    if init is not None and init.startswith("som:") and preset is None and config is None:
+        flags = jobs.further(directory, init) | flags
+    effective = _configure(output, preset, config, setting, flags)
+    if print_config:
+        return _print_config(effective)
     with directory.lock():
         jobs.train(effective, directory)
     return None
@@ -235,16 +238,19 @@ def pink_command(context: typer.Context) -> None:
     raise typer.Exit(pink(context.args))
 
 
-PinkPath = Annotated[Path | None, typer.Option(help="PINK file")]
+PinkImages = Annotated[Path | None, typer.Option(help="PINK data file (images).")]
+PinkSom = Annotated[Path | None, typer.Option(help="PINK SOM file.")]
+PinkMap = Annotated[Path | None, typer.Option(help="PINK map file (distances).")]
+PinkTransforms = Annotated[Path | None, typer.Option(help="PINK transform file (best rotations and flips).")]
 
 
 @app.command("import-pink")
 def import_pink_command(
     output: OutputDir,
-    images: PinkPath = None,
-    som: PinkPath = None,
-    mapping: PinkPath = None,
-    transforms: PinkPath = None,
+    images: PinkImages = None,
+    som: PinkSom = None,
+    mapping: PinkMap = None,
+    transforms: PinkTransforms = None,
     som_name: Annotated[str, typer.Option(help="Name of the map and mapping in the store.")] = "main",
     layout: Annotated[Literal["auto", "cartesian", "hexagonal"], typer.Option()] = "auto",
     rotations: Annotated[int, typer.Option(help="--numrot the files were made with.")] = 360,
@@ -252,9 +258,10 @@ def import_pink_command(
     region: Annotated[Literal["quadratic", "circular"], typer.Option(help="Shape of the region.")] = "quadratic",
     region_side: Annotated[int | None, typer.Option(help="Its side in pixels; default as PINK's.")] = None,
 ) -> None:
-    """Bring PINK's image, SOM, map and transform files into a survey store.
+    """Bring PINK's image, SOM, map and transform files (those that are given) into a survey store.
 
-    The other commands go on from there: `skysom train`, `skysom map --som som:main`, `skysom report`.
+    The other commands go on from there: skysom report; skysom map --som som:main --som-name again;
+    skysom train --init som:main --som-name finer.
     """
     from skysom.jobs.adopt import adopt
     from skysom.jobs.pink_convert import import_pink
@@ -280,15 +287,21 @@ def import_pink_command(
 @app.command("export-pink")
 def export_pink_command(
     output: OutputDir,
-    images: PinkPath = None,
-    som: PinkPath = None,
-    mapping: PinkPath = None,
-    transforms: PinkPath = None,
+    images: PinkImages = None,
+    som: PinkSom = None,
+    mapping: PinkMap = None,
+    transforms: PinkTransforms = None,
     som_name: Annotated[str, typer.Option(help="Name of the map and mapping in the store.")] = "main",
 ) -> None:
-    """Write images, SOM, map and transforms of a survey store as PINK files."""
+    """Write images, SOM, map and transforms of a survey store as PINK files: those whose path is given.
+
+    Example: skysom export-pink --output survey --images images.bin --som som.bin
+    """
+    from skysom.jobs.errors import ConfigError
     from skysom.jobs.pink_convert import export_pink
 
+    if not any((images, som, mapping, transforms)):
+        raise ConfigError("nothing to write; give --images, --som, --mapping or --transforms with a path")
     survey = _output(output).survey
     export_pink(survey, images=images, som=som, mapping=mapping, transforms=transforms, name=som_name)
 

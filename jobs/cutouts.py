@@ -208,8 +208,8 @@ def probe_files(config: Config, names: Sequence[str | None]) -> tuple[int, float
         found[(max(image.data.shape), None if scale is None else round(scale, 6))] += 1
     if not found:
         raise ImageInputError(
-            f"none of the files named in column {config.ingest.filename_column!r} can be read under {root}; "
-            "check --images (file names are relative to it)"
+            f"none of the files named in column {config.ingest.filename_column!r} can be read under {root} "
+            f"(for example {root / given[0] if given else 'no name given'}); check --images: names are relative to it"
         )
     (side, scale), _ = found.most_common(1)[0]
     wanted = config.ingest.pixel_scale_arcsec

@@ -20,7 +20,7 @@ from skysom.jobs.passes import staged_pass
 from skysom.jobs.preprocess import PreparedReader, open_prepared, preprocess_hash
 from skysom.jobs.progress import say
 from skysom.jobs.results import MAPPING_COLUMNS, update_catalogue
-from skysom.jobs.train import geometry_to_dict, is_trained, load_map
+from skysom.jobs.train import check_usable, geometry_to_dict, is_trained, load_map
 from skysom.storage.errors import SurveyError
 from skysom.storage.survey import ArraySpec, Survey
 
@@ -95,6 +95,7 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
     """
     reader = open_prepared(output)
     name = config.som.name
+    check_usable(output)
     if config.map.som is not None:
         adopt_published(config, output)
     weights, attrs = _the_map(output, name)
@@ -126,6 +127,7 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
         run(survey.shards(), worker, digest)
     columns = result_columns(survey, name, lattice, geometry)
     update_catalogue(output.catalogue, columns, survey.shard_images, drop=MAPPING_COLUMNS)
+    say(f"map: {int((~columns['bmu'].isna()).sum()):,} of {len(survey):,} sources have a neuron of {name!r}")
 
 
 def require_mapped(output: Output, name: str) -> None:
@@ -172,7 +174,7 @@ def check_fits(attrs: dict[str, Any], geometry: Geometry, weights: np.ndarray, s
     if geometry.image_side != survey["prepared_side"]:
         raise ConfigError(
             f"the map was made for images of {geometry.image_side} pixels, these have {survey['prepared_side']}; "
-            "ingest and preprocess as for the map"
+            f"give {_as_for(attrs)} and begin again with `--redo ingest`"
         )
     if "chain" in attrs and attrs["chain"] != survey["chain"]:
         raise ConfigError(
@@ -182,6 +184,13 @@ def check_fits(attrs: dict[str, Any], geometry: Geometry, weights: np.ndarray, s
     scales = attrs.get("pixel_scale_arcsec"), survey["pixel_scale_arcsec"]
     if all(scales) and abs(scales[0] / scales[1] - 1) > 0.01:
         say(f"map: a pixel of the map is {scales[0]} arcsec, of the images {scales[1]}: sizes are compared in pixels")
+
+
+def _as_for(attrs: dict[str, Any]) -> str:
+    """The settings that make images like those a map was made for."""
+    settings = {"side_pixels": attrs.get("cutout_side"), "pixel_scale_arcsec": attrs.get("pixel_scale_arcsec")}
+    known = [f"--set ingest.{key}={value}" for key, value in settings.items() if value is not None]
+    return " ".join([*known, "the preprocessing of the map"] if known else ["the sides and preprocessing of the map"])
 
 
 def check_memory(geometry: Geometry, weights: np.ndarray, workers: int) -> None:

@@ -242,9 +242,12 @@ def _difference(stage: str, old: Mapping[str, Any], new: Mapping[str, Any], root
         if before != now:
             shown = ["not set" if v is missing or v is None else json.dumps(v) for v in (before, now)]
             lines.append(f"  {key}: {shown[0]} there, {shown[1]} in this run")
-    name = stage.partition(":")[0]
+    name, _, som = stage.partition(":")
+    if "imported" in old:
+        return f"{root} holds {stage!r} as imported files; choose another name with --som-name, or another --output"
+    redo = f"skysom run --output {root} --redo {name}" + (f" --som-name {som}" if som not in ("", "main") else "")
     return (
         f"{root} holds stage {stage!r} of another configuration:\n" + "\n".join(lines) + "\n"
         f"choose another --output, give the values that are there, or discard that stage and all after it "
-        f"with `--redo {name}`"
+        f"with `{redo}`"
     )

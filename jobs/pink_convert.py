@@ -15,7 +15,7 @@ from skysom.storage import pinkfile
 from skysom.storage.pinkfile import PinkData, PinkMap, PinkTransforms
 from skysom.storage.pinkheader import Layout
 from skysom.storage.status import CODES
-from skysom.storage.survey import ArraySpec, Survey, remove_tree, status_attrs
+from skysom.storage.survey import PREPARED_AXES, ArraySpec, Survey, read_images, remove_tree, status_attrs
 
 
 def import_pink(
@@ -107,7 +107,7 @@ def export_pink(
         dims = (side, side) if channels == 1 else (channels, side, side)
         with pinkfile.data_writer(images, count, dims) as writer:
             for start, stop in store.shards():
-                writer.write(np.asarray(store["prepared"][start:stop])[_ok(store, start, stop)])
+                writer.write(read_images(store, "prepared", start, stop)[_ok(store, start, stop)])
         _write_rows(store, images)
     if mapping is not None:
         _export_distances(store, mapping, count, name)
@@ -153,7 +153,7 @@ def _columns(channels: int, side: int) -> dict[str, ArraySpec]:
     axes, shape = ("channel", "y", "x"), (channels, side, side)
     return {
         "images": ArraySpec("float32", axes, shape, np.nan, {"long_name": "image of the peer's data file"}),
-        "prepared": ArraySpec("float32", axes, shape, attrs={"long_name": "image as the SOM sees it"}),
+        "prepared": ArraySpec("float32", PREPARED_AXES, shape, attrs={"long_name": "image as the SOM sees it"}),
         "source_id": ArraySpec("str", fill=""),
         "ra_deg": ArraySpec("float64", fill=np.nan, attrs={"units": "degree"}),
         "dec_deg": ArraySpec("float64", fill=np.nan, attrs={"units": "degree"}),

@@ -17,10 +17,12 @@ from skysom.jobs.errors import ConfigError, MissingStageError
 from skysom.jobs.ingest import ingest_hash
 from skysom.jobs.output import Output, hash_of, missing_shards, stage_values
 from skysom.jobs.passes import staged_pass
-from skysom.jobs.results import check_whole, update_catalogue
+from skysom.jobs.progress import say
+from skysom.jobs.results import check_whole, summary, update_catalogue
 from skysom.storage.status import CODES
 from skysom.storage.survey import (
     CHUNK_IMAGES,
+    PREPARED_AXES,
     ArraySpec,
     Survey,
     add_images,
@@ -118,7 +120,7 @@ def preprocess_survey(config: Config, output: Output, runtime: Runtime) -> None:
         raise ConfigError(f"preprocess.channel_weights has {len(weights)} numbers, the survey {channels} channels")
     output.claim("preprocess", stage_values(config, "preprocess"))
     if store != "none":
-        spec = ArraySpec(store, ("channel", "y", "x"), (channels, side, side), 0, {"long_name": "cut-out for the map"})
+        spec = ArraySpec(store, PREPARED_AXES, (channels, side, side), 0, {"long_name": "cut-out for the map"})
         add_images(survey, "prepared", spec)
     survey.add_image_array("channel_sum", ArraySpec("float32", ("channel",), (channels,)))
     survey.add_image_array("prepared_status", ArraySpec("uint8", attrs=status_attrs()))
@@ -134,7 +136,9 @@ def preprocess_survey(config: Config, output: Output, runtime: Runtime) -> None:
     if "channel_weights" not in survey.attrs:
         # Set once: rows appended later must not change what earlier ones were matched with.
         survey.group.attrs["channel_weights"] = _channel_weights(survey, weights)
-    update_catalogue(output.catalogue, {"status": survey.statuses()}, survey.shard_images)
+    statuses = survey.statuses()
+    update_catalogue(output.catalogue, {"status": statuses}, survey.shard_images)
+    say(f"survey: {summary(statuses)}")
 
 
 def preprocess_hash(output: Output) -> str:

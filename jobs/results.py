@@ -50,6 +50,17 @@ def write_appended(path: Path, added: Any, row_group_rows: int) -> Path:
     return beside
 
 
+def summary(statuses: Any) -> str:
+    """One line of how many rows are usable, and the causes of the others."""
+    import numpy as np
+
+    names, counts = np.unique(statuses, return_counts=True)
+    found = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    usable = found.pop("ok", 0)
+    causes = ", ".join(f"{count:,} {name}" for name, count in sorted(found.items(), key=lambda item: -item[1]))
+    return f"{usable:,} of {len(statuses):,} images usable" + (f" ({causes})" if causes else "")
+
+
 def check_whole(path: Path, source_ids: Any) -> None:
     """ConfigError where the rows of the catalogue are not the images of the store, ``source_ids`` in order."""
     import pyarrow.parquet as pq

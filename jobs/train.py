@@ -21,6 +21,7 @@ from skysom.jobs.errors import ConfigError
 from skysom.jobs.output import Output, Timer, hash_of, stage_values, write_atomically
 from skysom.jobs.preprocess import PreparedReader, open_prepared, preprocess_hash
 from skysom.jobs.progress import Progress, say
+from skysom.jobs.results import summary
 from skysom.storage.errors import SurveyError
 from skysom.storage.survey import Survey
 
@@ -63,9 +64,22 @@ def train(config: Config, output: Output) -> None:
     attrs = describe(lattice, geometries[-1], survey) | {"training": run.training(len(config.train.stages))}
     Survey(output.survey, "r+").save_som(name, weights, attrs | {"config_hash": training_hash(output, name)})
     output.checkpoint(name).unlink(missing_ok=True)
+    say(f"train: {name!r}, {lattice.size} neurons, from {len(rows):,} images in {timer.seconds:.0f} s")
     output.log(
         "stage_end", stage="train", key=key, seconds=timer.seconds, images=len(rows), presentations=run.presented
     )
+
+
+def further(output: Output, init: str) -> dict[str, Any]:
+    """Dotted settings for training the map ``init`` ("som:NAME") further: its lattice, and its last stage."""
+    attrs = Survey(output.survey).load_som(init.removeprefix("som:"))[1]
+    lattice, training = attrs["lattice"], attrs.get("training", {})
+    settings: dict[str, Any] = {"som.lattice": lattice["kind"]}
+    settings |= {f"som.{key}": lattice[key] for key in ("width", "height", "depth", "periodic")}
+    settings |= {f"som.{key}": attrs["geometry"][key] for key in ("neuron_side", "region", "region_side", "flip")}
+    if "stages" in training:
+        settings["train.stages"] = training["stages"][-1:]
+    return settings
 
 
 def training_hash(output: Output, name: str) -> str:
@@ -89,6 +103,7 @@ def describe(lattice: Lattice, geometry: Geometry, survey: Survey) -> dict[str, 
     return {
         "lattice": lattice_to_dict(lattice),
         "geometry": geometry_to_dict(geometry),
+        "cutout_side": attrs["image_side"],
         **{key: attrs[key] for key in prepared},
     }
 
@@ -122,8 +137,7 @@ def select_rows(config: Config, output: Output, survey: Survey) -> np.ndarray:
     The sample depends on the seed and the row alone, not on shards or on rows added later beyond it.
     """
     chosen = survey.column("ok")
-    if not chosen.any():
-        raise ConfigError(f"no image of {output.root} is usable; see the status column of {output.catalogue}")
+    check_usable(output)
     if config.train.where is not None:
         from skysom.storage.catalogue import read_catalogue
         from skysom.storage.selection import select
@@ -136,6 +150,14 @@ def select_rows(config: Config, output: Output, survey: Survey) -> np.ndarray:
         keys = np.random.default_rng([config.som.seed, 1]).random(len(survey))
         rows = np.sort(rows[np.argsort(keys[rows], kind="stable")[: config.train.sample]])
     return rows
+
+
+def check_usable(output: Output) -> None:
+    """ConfigError, with the causes, where no image is usable."""
+    survey = Survey(output.survey)
+    if not survey.column("ok").any():
+        causes = summary(survey.statuses())
+        raise ConfigError(f"{causes}; see the column status of {output.catalogue}, mend the cause and `--redo ingest`")
 
 
 def check_memory(config: Config, geometries: list[Geometry], lattice: Lattice, survey: Survey, images: int) -> None:

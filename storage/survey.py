@@ -3,7 +3,7 @@
 Layout (dimension names in brackets; see ARCHITECTURE.md):
 
     images         [image, channel, y, x]  cut-outs as ingested (absent with ``store="none"``)
-    prepared       [image, channel, y, x]  after preprocessing (absent with ``store="none"``)
+    prepared       [image, channel, prepared_y, prepared_x]  after preprocessing (absent with ``store="none"``)
     image_scale, prepared_scale   [image]  what float16 images are to be multiplied by (absent for float32)
     source_id, ra_deg, dec_deg, status, coverage, prepared_status, channel_sum, ok   one row an image
     soms/<name>/weights      [neuron, channel, neuron_y, neuron_x]
@@ -30,6 +30,10 @@ from skysom.storage.status import STATUSES
 FORMAT_VERSION = 1
 CHUNK_IMAGES = 64
 """Images in a chunk; a shard holds several chunks and is the unit of writing."""
+
+
+PREPARED_AXES = ("channel", "prepared_y", "prepared_x")
+"""Axes of prepared images beyond ``image``: their side may differ from that of the cut-outs."""
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,8 @@ def test_training_selection_and_further_training(finished, tiny):
     store = zarr.open_group(output / "survey.zarr", mode="r")
     change = np.abs(store["soms/finer/weights"][:] - store["soms/main/weights"][:]).max()
     assert 0 < change < 1
+    stages = [store[f"soms/{name}"].attrs["training"]["stages"] for name in ("main", "finer")]
+    assert stages[1] == stages[0][-1:], "further training repeats the last stage"
     assert main(["map", "-o", str(output), "--som-name", "finer"]) == 0
     published = ["map", "-o", str(output), "--som", f"{output}:some", "--som-name", "published"]
     assert main(published) == 0

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 import zarr
 from astropy.io import fits
 from astropy.table import Table
@@ -97,6 +98,14 @@ def test_compressed_cutouts_and_a_parquet_catalogue_with_result_names(tmp_path, 
     assert (result["input_bmu"] == 7).all()
 
 
+def test_a_survey_without_a_usable_image_is_no_success(tmp_path, capsys):
+    survey_files = sys.modules["survey_files"]
+    survey_files.write_cutouts(tmp_path, 3).to_csv(tmp_path / "c.csv", index=False)
+    arguments = ["run", "-i", str(tmp_path), "-c", str(tmp_path / "c.csv"), "-o", str(tmp_path / "o"), *MAP]
+    assert main([*arguments, "--set", "ingest.side_pixels=30"]) == 1
+    assert "0 of 3 images usable (3 wrong_size)" in capsys.readouterr().err
+
+
 def test_resampling_to_a_common_scale(tmp_path):
     survey_files = sys.modules["survey_files"]
     survey_files.write_cutouts(tmp_path, 6).to_csv(tmp_path / "c.csv", index=False)
@@ -115,6 +124,8 @@ def test_first_cutouts_of_mirabest(shared, tmp_path):
     result = pd.read_parquet(output / "catalogue.parquet")
     assert len(result) == 800
     assert (result["status"] == "ok").sum() >= 799
+    store = xr.open_zarr(output / "survey.zarr", consolidated=False)
+    assert store.sizes == {"image": 800, "channel": 1, "y": 150, "x": 150, "prepared_y": 75, "prepared_x": 75}
     distance = zarr.open_group(output / "survey.zarr", mode="r")["mappings/main/distance"][:]
     known = (result["fr_class"].isin(["FRI", "FRII"]) & result["bmu"].notna()).to_numpy()
     predicted = leave_one_out(distance[known], result["fr_class"][known].to_numpy(str))
