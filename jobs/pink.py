@@ -318,7 +318,7 @@ class _Progress:
         """Tell, if another step of the progress has been passed."""
         passed = [mark for mark in self.marks if mark < done]
         self.marks = self.marks[len(passed) :]
-        if passed:
+        if passed and done < self.total:  # the last line comes when the files are whole
             self(done)
 
     def __call__(self, done: int) -> None:
