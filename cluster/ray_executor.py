@@ -214,7 +214,7 @@ def start_ray(workers: int, address: str | None) -> None:
     import ray
 
     if ray.is_initialized():
-        if address is not None or ray.cluster_resources().get("CPU", 0) >= workers:
+        if address is not None or _become_free(workers):
             return
         ray.shutdown()
     # Importing ray sets INFO, at which it tells every user that authentication is on.
@@ -229,3 +229,17 @@ def start_ray(workers: int, address: str | None) -> None:
         where = f"at {address} cannot be reached" if address is not None else "does not start on this machine"
         remedy = "mend --ray-address" if address is not None else "run with --executor local"
         raise PassError(f"Ray {where} ({type(error).__name__}: {error}); {remedy}") from error
+
+
+def _become_free(workers: int, wait_s: float = 5.0) -> bool:
+    """Whether our own Ray has ``workers`` free CPUs, soon: now and then it keeps that of a killed actor."""
+    import ray
+
+    if ray.cluster_resources().get("CPU", 0) < workers:
+        return False
+    deadline = time.monotonic() + wait_s
+    while ray.available_resources().get("CPU", 0) < workers:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

@@ -104,6 +104,7 @@ def occupy():
     """Return a function that takes CPUs of the running cluster, and one that gives one back."""
     import ray
 
+    ray.shutdown()  # an actor killed by an earlier test may still hold a CPU
     start_ray(3, None)
 
     @ray.remote(num_cpus=1)
@@ -128,7 +129,7 @@ def test_shards_go_to_workers_that_have_started_and_late_ones_join(tmp_path, occ
     make = workers.Make(workers.FileWorker(tmp_path, beats=10))
     shards = [(first, first + 1) for first in range(40)]
     seen = []
-    for result in RayExecutor(2, deadline_s=30).run(make, shards):
+    for result in RayExecutor(2, "auto", deadline_s=30, start_deadline_s=60).run(make, shards):
         seen.append(result)
         if len(seen) == 5:
             assert len({result.worker for result in seen}) == 1
@@ -142,7 +143,7 @@ def test_a_full_cluster_is_an_error_that_says_so(tmp_path, occupy):
     take(0)
     make = workers.Make(workers.FileWorker(tmp_path))
     with pytest.raises(PassError, match="no worker started in 1 s: Ray has 0 free CPUs and 3 are wanted"):
-        list(RayExecutor(3, start_deadline_s=1).run(make, SHARDS))
+        list(RayExecutor(3, "auto", start_deadline_s=1).run(make, SHARDS))
 
 
 def test_the_error_log_is_bounded(tmp_path):
