@@ -81,15 +81,12 @@ def run(
         "images": images, "catalogue": catalogue, "ingest.id_column": id_column, "train.sample": train_sample,
         "train.where": train_where, "som.name": som_name, "map.som": som,
     }  # fmt: skip
-    effective = _configure(output, preset, config, setting, flags)
-    if print_config:
-        return _print_config(effective)
+    effective = _configure(output, preset, config, setting, flags, print_config)
     from skysom.jobs import run as jobs
 
     directory = _output(output)
     path = jobs.run(effective, directory, _runtime(workers, executor, ray_address), redo=redo)
     typer.echo(f"report: {path}\ncatalogue: {directory.catalogue}\nstore: {directory.survey}")
-    return None
 
 
 @app.command()
@@ -112,9 +109,7 @@ def ingest(
     With --append new rows are added to the store; `skysom run` or `skysom map` then maps only these.
     """
     flags = {"images": images, "catalogue": catalogue, "ingest.id_column": id_column}
-    effective = _configure(output, preset, config, setting, flags)
-    if print_config:
-        return _print_config(effective)
+    effective = _configure(output, preset, config, setting, flags, print_config)
     from skysom.jobs import ingest as jobs
     from skysom.jobs.preprocess import preprocess_survey
 
@@ -122,7 +117,6 @@ def ingest(
     with directory.lock(create=True):
         jobs.ingest(effective, directory, runtime, append=append)
         preprocess_survey(effective, directory, runtime)
-    return None
 
 
 @app.command()
@@ -151,12 +145,9 @@ def train(
     directory = _output(output)
     if init is not None and init.startswith("som:") and preset is None and config is None:
         flags = jobs.further(directory, init) | flags
-    effective = _configure(output, preset, config, setting, flags)
-    if print_config:
-        return _print_config(effective)
+    effective = _configure(output, preset, config, setting, flags, print_config)
     with directory.lock():
         jobs.train(effective, directory)
-    return None
 
 
 @app.command("map")
@@ -177,15 +168,12 @@ def map_command(
 ) -> None:
     """Map every image onto the trained map, or onto a published one with --som."""
     flags = {"som.name": som_name, "map.som": som}
-    effective = _configure(output, preset, config, setting, flags)
-    if print_config:
-        return _print_config(effective)
+    effective = _configure(output, preset, config, setting, flags, print_config)
     from skysom.jobs.map import map_survey
 
     directory = _output(output)
     with directory.lock():
         map_survey(effective, directory, _runtime(workers, executor, ray_address))
-    return None
 
 
 @app.command()
@@ -315,10 +303,18 @@ def version() -> None:
 
 
 def _configure(
-    output: Path, preset: str | None, file: Path | None, settings: list[str] | None, flags: dict[str, Any]
+    output: Path,
+    preset: str | None,
+    file: Path | None,
+    settings: list[str] | None,
+    flags: dict[str, Any],
+    print_config: bool = False,
 ) -> "Config":
-    """Effective configuration: what the output was made with, then the preset, the file and the flags."""
-    from skysom.jobs.config import load_config, parse_setting
+    """Effective configuration: what the output was made with, then the preset, the file and the flags.
+
+    print_config: print it and end the program.
+    """
+    from skysom.jobs.config import load_config, parse_setting, to_toml
     from skysom.jobs.output import Output
 
     given = {key: value for key, value in flags.items() if value is not None and value != []}
@@ -328,13 +324,11 @@ def _configure(
         given["catalogue"] = str(given["catalogue"])
     given |= dict(parse_setting(text) for text in settings or [])
     remembered = Output(output).remembered(given.get("som.name")) if preset is None and file is None else {}
-    return load_config(preset, file, given, remembered)
-
-
-def _print_config(config: "Config") -> None:
-    from skysom.jobs.config import to_toml
-
-    typer.echo(to_toml(config), nl=False)
+    effective = load_config(preset, file, given, remembered)
+    if print_config:
+        typer.echo(to_toml(effective), nl=False)
+        raise typer.Exit
+    return effective
 
 
 def _output(path: Path) -> "Output":

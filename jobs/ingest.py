@@ -52,7 +52,8 @@ def ingest(config: Config, output: Output, runtime: Runtime, *, append: bool = F
     config = config.model_copy(
         update={"images": tuple(absolute(p) for p in config.images), "catalogue": absolute(config.catalogue)}
     )
-    digest = check_input(config, output)
+    check_input(config, output)
+    digest = file_sha256(Path(config.catalogue))
     if append and output.survey.exists():
         _append(config, output, digest)
     else:
@@ -80,14 +81,18 @@ def ingest(config: Config, output: Output, runtime: Runtime, *, append: bool = F
     results.update_catalogue(output.catalogue, columns, survey.shard_images)
 
 
-def check_input(config: Config, output: Output) -> str:
-    """Hash of the catalogue's content; ConfigError where the images or the catalogue are not there."""
+def check_input(config: Config, output: Output) -> None:
+    """ConfigError unless the images and the catalogue are there."""
     cutouts.check_images(config)
     if not config.catalogue:
         raise ConfigError("no catalogue: give --catalogue FILE (CSV, FITS table, VOTable or Parquet)")
-    if Path(config.catalogue).resolve() == output.catalogue.resolve():
-        raise ConfigError(f"--catalogue {config.catalogue} is the result of this --output; give a copy of it")
-    return file_sha256(Path(config.catalogue))
+    path = Path(config.catalogue)
+    if not path.exists():
+        raise ConfigError(f"cannot read --catalogue {path}: there is no such file")
+    if not path.is_file():
+        raise ConfigError(f"--catalogue {path} is not a file")
+    if path.resolve() == output.catalogue.resolve():
+        raise ConfigError(f"--catalogue {path} is the result of this --output; give a copy of it")
 
 
 def ingest_hash(output: Output) -> str:
@@ -103,8 +108,6 @@ def absolute(path: str) -> str:
 
 def file_sha256(path: Path) -> str:
     """Hash of a file's content; ConfigError where it cannot be read."""
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"--catalogue {path} is not a file")
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
