@@ -1,5 +1,6 @@
 """Search, update and preprocessing of self-organizing maps: pure functions on arrays."""
 
+from skysom.engine.batch import train_batched
 from skysom.engine.errors import EngineError
 from skysom.engine.geometry import Geometry
 from skysom.engine.lattice import Cartesian, Hexagonal
@@ -18,5 +19,6 @@ __all__ = [
     "Som",
     "TrainingResult",
     "best_match",
+    "train_batched",
     "train_online",
 ]

@@ -277,3 +277,72 @@ def neuron_spectrum(neuron, pixels, scale, scalars, matrices, n):
             matrices[n, 0, row, 1] = two * (o1 - o3)
             matrices[n, 1, row, 0] = two * (e3 - e1)
             matrices[n, 1, row, 1] = two * (o0 - o2)
+
+
+@njit(**_OPTIONS)
+def add_turned(frame, first, stop, rows_reversed, columns_reversed, factor, sums, side):
+    """Add round(factor * frame), as int64, to ``sums``: one coefficient times one turned image in fixed point.
+
+    frame, sums (C, D*D); first, stop (D,): where the rows of ``frame`` may differ from zero; the rows and
+    columns of ``frame`` are reversed as asked on the way.
+    """
+    for c in range(frame.shape[0]):
+        plane, total = frame[c], sums[c]
+        for y in range(side):
+            at, count = (side - 1 - y if rows_reversed else y) * side, stop[y] - first[y]
+            source = plane[y * side + first[y] : y * side + stop[y]]
+            if columns_reversed:
+                target = total[at + side - stop[y] : at + side - first[y]]
+                for x in range(count):
+                    target[x] += np.int64(np.rint(source[count - 1 - x] * factor))
+            else:
+                target = total[at + first[y] : at + stop[y]]
+                for x in range(count):
+                    target[x] += np.int64(np.rint(source[x] * factor))
+
+
+@njit(**_OPTIONS)
+def rotate_rows(image, index, low, right, first, stop, side, out):
+    """`rotate_frame` of the pixels first[y] <= x < stop[y] of each row; the rest of ``out`` (C, D*D) is left alone."""
+    # Unsigned indices: numba's handling of negative ones is what keeps `rotate_frame` three times slower.
+    one, below = np.uintp(1), np.uintp(side)
+    for c in range(image.shape[0]):
+        plane, target = image[c], out[c]
+        for y in range(first.size):
+            for p in range(np.uintp(y * first.size + first[y]), np.uintp(y * first.size + stop[y])):
+                i = np.uintp(max(index[p], np.int32(0)))
+                fy, fx = low[p], right[p]
+                cy, cx = np.float32(1) - fy, np.float32(1) - fx
+                upper = (cy * cx) * plane[i] + (cy * fx) * plane[i + one]
+                value = (fy * fx) * plane[i + below + one] + ((fy * cx) * plane[i + below] + upper)
+                target[p] = value if index[p] >= 0 else np.float32(0)
+
+
+@njit(**_OPTIONS)
+def move_map(weights, keep, sums, unit):
+    """keep[n] * weights[n] + sums[n] * unit, added in float64, as float32: (N, C, P) all."""
+    out = np.empty_like(weights)
+    for n in range(weights.shape[0]):
+        for c in range(weights.shape[1]):
+            for p in range(weights.shape[2]):
+                out[n, c, p] = np.float32(keep[n] * np.float64(weights[n, c, p]) + np.float64(sums[n, c, p]) * unit)
+    return out
+
+
+@njit(**_OPTIONS)
+def compose_updates(bmu, factors, wanted, move, after, total):
+    """Coefficients of an affine batch, from its last image to its first.
+
+    bmu (B,) int64; factors (N, N) float32; wanted (B',) int64 ascending positions whose c goes to move (B', N)
+    float64; after (N,) float64, ones that become a; total (N,) float64, to which all f are added.
+    """
+    at = wanted.size - 1
+    for i in range(bmu.size - 1, -1, -1):
+        own = factors[bmu[i]]
+        if at >= 0 and wanted[at] == i:
+            for n in range(after.size):
+                move[at, n] = np.float64(own[n]) * after[n]
+            at -= 1
+        for n in range(after.size):
+            after[n] *= 1.0 - np.float64(own[n])
+            total[n] += np.float64(own[n])

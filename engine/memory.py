@@ -82,6 +82,27 @@ def training_memory(geometry: Geometry, *, neurons: int, channels: int) -> int:
     return max(_tables_building(g), kept + max(training, 9 * DOUBLE * neurons**2))
 
 
+def batch_memory(geometry: Geometry, *, neurons: int, channels: int, batch: int, workers: int = 1) -> int:
+    """Peak bytes of arrays of batched training: ``workers`` searching and adding, and the coordinator.
+
+    Notes
+    -----
+    With the letters of `projected_memory`, a batch of B images of which a worker holds B / workers, and
+    S = 8 N C D^2 the fixed-point sums:
+
+        worker       search + 4 N C D^2 + (B / workers) (4 C H^2 + 28 N) + S + frames
+        coordinator  (2 + workers) S + 12 N C D^2 + 40 B: its own sums, and those on their way
+
+    The images that workers hold come on top.
+    """
+    pixels, share = neurons * channels * geometry.neuron_side**2, -(-batch // workers)
+    sums = DOUBLE * pixels
+    search = projected_memory(geometry, neurons=neurons, channels=channels)
+    worker = search + FLOAT * pixels + share * (FLOAT * channels * geometry.image_side**2 + 28 * neurons) + sums
+    coordinator = (2 + workers) * sums + 3 * FLOAT * pixels + 40 * batch
+    return workers * worker + coordinator
+
+
 def orbit_count(geometry: Geometry) -> int:
     """O, how many orbits of the eight grid symmetries the region touches."""
     mask = geometry.region_mask

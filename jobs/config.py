@@ -9,7 +9,6 @@ import json
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,6 +22,7 @@ from pydantic import (
 )
 
 from skysom.jobs.errors import ConfigError
+from skysom.storage.place import Place, open_binary, place
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -37,6 +37,13 @@ def check_rotations(value: int) -> int:
         raise ValueError(f"rotations is {value}; use 1 or a multiple of 4")
     if value > MOST_ROTATIONS:
         raise ValueError(f"rotations is {value}; at most {MOST_ROTATIONS} can be stored")
+    return value
+
+
+def check_batch_size(value: int) -> int:
+    """ValueError unless ``value`` is 1 (online) or whole blocks of 32."""
+    if value != 1 and value % 32:
+        raise ValueError(f"batch_size is {value}; use 1 (online training) or a multiple of 32, the block of a search")
     return value
 
 
@@ -110,9 +117,11 @@ class TrainingStage(Strict):
     rate: float = Field(0.2, gt=0, description="peak (unity_gaussian) or scale of the update factor")
     rotations: int = 360
     iterations: Positive = 1
+    batch_size: Positive | None = Field(None, description="images matched against one map; default train.batch_size")
     max_update_distance: float | None = Field(None, gt=0)
 
     _rotations = field_validator("rotations")(lambda value: check_rotations(value))
+    _batch_size = field_validator("batch_size")(lambda value: value if value is None else check_batch_size(value))
 
 
 class Train(Strict):
@@ -122,8 +131,16 @@ class Train(Strict):
     where: str | None = Field(None, description="only rows for which this expression on catalogue columns holds")
     shuffle: bool = True
     stages: tuple[TrainingStage, ...] = Field((TrainingStage(),), min_length=1)
+    batch_size: Positive = Field(1, description="images matched against one map before it moves; 1 is online training")
+    batch_mode: Literal["affine", "kohonen"] = Field(
+        "affine", description="affine: the updates of a batch one after another; kohonen: towards the weighted mean"
+    )
+    shuffle_images: Positive = Field(65536, multiple_of=64, description="images shuffled, and held in memory, together")
+    checkpoint_batches: Positive = Field(16, description="batches between checkpoints")
     keep_stages: bool = Field(True, description="keep the map after each stage as NAME-stage1, ...")
     memory_gb: float = Field(8.0, gt=0, description="refuse to start above this much memory for training")
+
+    _batch_size = field_validator("batch_size")(lambda value: check_batch_size(value))
 
 
 class Map(Strict):
@@ -132,6 +149,8 @@ class Map(Strict):
     som: str | None = Field(None, description="a published map: a PINK file or OUTPUT:NAME; default: the trained map")
     som_layout: Literal["auto", "cartesian", "hexagonal"] = Field("auto", description="of a PINK file")
     rotations: int | None = Field(None, description="default: those of the last training stage")
+    where: str | None = Field(None, description="only rows for which this expression on catalogue columns holds")
+    keep: Positive | None = Field(None, description="neurons kept an image, the best first; default: all")
 
     _rotations = field_validator("rotations")(lambda value: value if value is None else check_rotations(value))
 
@@ -244,7 +263,7 @@ PRESETS = {"quick": QUICK, "vlass": VLASS}
 
 def load_config(
     preset: str | None = None,
-    file: Path | None = None,
+    file: str | Place | None = None,
     flags: Mapping[str, Any] | None = None,
     remembered: Mapping[str, Any] | None = None,
 ) -> Config:
@@ -326,12 +345,12 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: str | Place) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with open_binary(place(path)) as file:
             return tomllib.load(file)
     except OSError as error:
-        raise ConfigError(f"cannot read --config {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read --config {path}: {error.strerror or error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"--config {path} is not TOML: {error}") from None
 
