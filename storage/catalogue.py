@@ -20,8 +20,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skysom.storage.errors import CatalogueError
+from skysom.storage import place as places
+from skysom.storage.errors import CatalogueError, PlaceError
 from skysom.storage.fits import open_data_unit
+from skysom.storage.place import Place, is_remote, open_binary, place
 
 FORMATS = {"csv": "csv", "parquet": "parquet"} | dict.fromkeys(("fits", "fit"), "fits")
 FORMATS |= dict.fromkeys(("vot", "votable", "xml"), "votable")
@@ -33,7 +35,7 @@ ROW_NUMBER = "row number"
 DEGREES = ("", "deg", "degree", "degrees", "degs")
 
 
-def read_catalogue(path: str | Path) -> pd.DataFrame:
+def read_catalogue(path: str | Place) -> pd.DataFrame:
     """Read a CSV, FITS, VOTable or Parquet catalogue; rows and columns keep their order.
 
     Byte strings become text, integers and booleans with missing values become nullable types, and
@@ -43,8 +45,8 @@ def read_catalogue(path: str | Path) -> pd.DataFrame:
     ------
     CatalogueError : missing, unknown format, unreadable, truncated, no rows, or two columns of one name.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = place(path)
+    if not places.is_file(path):
         raise CatalogueError(f"no catalogue file at {path}; check the path given to --catalogue")
     suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
     if suffixes and suffixes[-1] == "gz":
@@ -57,7 +59,7 @@ def read_catalogue(path: str | Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             table = readers[kind](path)
-    except CatalogueError:
+    except (CatalogueError, PlaceError):
         raise
     except Exception as error:  # parsers of damaged files raise anything
         raise CatalogueError(
@@ -146,21 +148,26 @@ def add_columns(table: pd.DataFrame, columns: Mapping[str, Any]) -> tuple[pd.Dat
     return result, renames
 
 
-def write_catalogue(table: pd.DataFrame, path: str | Path, row_group_rows: int) -> None:
+def write_catalogue(table: pd.DataFrame, path: str | Place, row_group_rows: int) -> None:
     """Write Parquet with row groups of ``row_group_rows`` rows: complete under its name, or not at all.
 
     Raises
     ------
     CatalogueError : a column mixes types that Parquet cannot hold.
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.partial")
+    path = place(path)
     try:
         arrow = pa.Table.from_pandas(table, preserve_index=False)
     except pa.ArrowException as error:
         raise CatalogueError(
             f"the catalogue cannot be stored as Parquet: {error}; give each column one type"
         ) from error
+    if not isinstance(path, Path):
+        memory = io.BytesIO()
+        pq.write_table(arrow, memory, row_group_size=row_group_rows)
+        places.write_atomically(path, memory.getvalue())
+        return
+    beside = path.with_name(f".{path.name}.partial")
     try:
         with beside.open("wb") as stream:
             pq.write_table(arrow, stream, row_group_size=row_group_rows)
@@ -170,12 +177,15 @@ def write_catalogue(table: pd.DataFrame, path: str | Path, row_group_rows: int) 
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # the rename is durable once the folder is
-    os.close(folder)
+    places.sync_directory(path.parent)  # the rename is durable once the folder is
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def parquet_source(path: Place) -> Any:
+    """What pyarrow reads for a place: the path itself, or a stream that fetches only what is asked for."""
+    return open_binary(path) if is_remote(path) else path
+
+
+def _read_csv(path: Place) -> pd.DataFrame:
     with _open(path) as stream:
         start = stream.read(65536)
     if b"\0" in start:
@@ -195,7 +205,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return table
 
 
-def _keep_leading_zeros(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+def _keep_leading_zeros(path: Place, table: pd.DataFrame) -> pd.DataFrame:
     """Whole-number columns as text where a value begins with a zero: 007 is a name, not 7."""
     whole = [name for name in table.columns if pd.api.types.is_integer_dtype(table[name])]
     if not whole:
@@ -208,7 +218,7 @@ def _keep_leading_zeros(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _read_fits(path: Path) -> pd.DataFrame:
+def _read_fits(path: Place) -> pd.DataFrame:
     from astropy.io import fits
     from astropy.table import Table
 
@@ -220,7 +230,7 @@ def _read_fits(path: Path) -> pd.DataFrame:
             return _from_astropy(Table.read(hdus[unit.number], format="fits"))
 
 
-def _read_votable(path: Path) -> pd.DataFrame:
+def _read_votable(path: Place) -> pd.DataFrame:
     from astropy.io.votable import parse_single_table
 
     with _open(path) as stream:
@@ -248,8 +258,8 @@ def _from_astropy(table: Any) -> pd.DataFrame:
     return frame
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    table = pq.ParquetFile(path).read()
+def _read_parquet(path: Place) -> pd.DataFrame:
+    table = pq.ParquetFile(parquet_source(path)).read()
     _refuse_duplicates(path, table.column_names)
     # Types nullable in pandas when written stay so; others become it only where values are missing.
     stored = {c.get("field_name"): c.get("numpy_type") for c in (table.schema.pandas_metadata or {}).get("columns", [])}
@@ -259,18 +269,20 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             dropped.append(name)
             continue
         nullable = column.null_count or str(stored.get(name)) in _NULLABLE_NAMES
-        columns[name] = column.to_pandas(types_mapper=_NULLABLE.get if nullable else None)
+        columns[name] = column.to_pandas(types_mapper=NULLABLE.get if nullable else None)
     frame = pd.DataFrame(columns)
     frame.attrs = {"units": {}, "dropped_columns": dropped}
     return frame
 
 
-_NULLABLE = {
+NULLABLE = {
     pa.bool_(): pd.BooleanDtype(),
     **{getattr(pa, f"int{bits}")(): getattr(pd, f"Int{bits}Dtype")() for bits in (8, 16, 32, 64)},
     **{getattr(pa, f"uint{bits}")(): getattr(pd, f"UInt{bits}Dtype")() for bits in (8, 16, 32, 64)},
 }
-_NULLABLE_NAMES = {str(dtype) for dtype in _NULLABLE.values()}
+"""Types in pandas of Arrow types whose numpy type cannot miss a value."""
+
+_NULLABLE_NAMES = {str(dtype) for dtype in NULLABLE.values()}
 
 
 def _plain(column: pd.Series) -> pd.Series:
@@ -288,13 +300,26 @@ def _texts(values: pd.Series) -> list[str]:
     return ["" if missing else str(v).strip() for v, missing in zip(values, values.isna(), strict=True)]
 
 
-def _open(path: Path) -> IO[bytes]:
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if zipped else path.open("rb")  # type: ignore[return-value]
+def _open(path: Place) -> IO[bytes]:
+    raw = open_binary(path)
+    zipped = raw.read(2) == b"\x1f\x8b"
+    raw.seek(0)
+    return _Unpacked(raw) if zipped else raw  # type: ignore[return-value]
 
 
-def _refuse_duplicates(path: Path, names: list[str]) -> None:
+class _Unpacked(gzip.GzipFile):
+    """What a gzipped stream holds; closes the stream, too."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        super().__init__(fileobj=raw)
+        self._raw = raw
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
+
+
+def _refuse_duplicates(path: Place, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise CatalogueError(f"{path} has more than one column named {', '.join(map(repr, twice))}; rename one of each")

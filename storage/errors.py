@@ -19,3 +19,11 @@ class SurveyError(StorageError):
 
 class ImageInputError(StorageError):
     """Image files that are missing or unusable as a whole (one bad image is a status, not an error)."""
+
+
+class PlaceError(StorageError):
+    """A path or URL that cannot be used: unknown protocol, library not installed, no bucket, no permission."""
+
+
+class StoreUnreachableError(PlaceError):
+    """A remote store that did not answer until the deadline."""

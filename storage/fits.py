@@ -21,7 +21,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_area
 
-from skysom.storage.errors import StorageError
+from skysom.storage.errors import PlaceError, StorageError
+from skysom.storage.place import Place, open_binary, place
 
 BLOCK = 2880
 MAX_PIXELS = 2**33
@@ -31,6 +32,8 @@ MAX_DEFLATE_RATIO = 1100
 MAX_TILE_RATIO = 10_000
 """Most pixels a byte of a tile-compressed (.fz) file may stand for."""
 MAX_AXES = 999
+MAX_KEY_BYTES = 1024
+"""Longest name of an object in S3."""
 
 
 class ImageProblem(StorageError):
@@ -99,8 +102,8 @@ class OpenImage:
     ImageProblem : missing_file, unreadable_file (truncated, not FITS, absurd) or wrong_dimensions.
     """
 
-    def __init__(self, path: str | Path, *, header_only: bool = False) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Place, *, header_only: bool = False) -> None:
+        self.path = place(path)
         self._stack = ExitStack()
         self._hdu: Any = None
         with problems(self.path), self._stack:
@@ -160,7 +163,7 @@ class OpenImage:
         return float(values[0]), float(values[1]), float(values[2])
 
 
-def read_image(path: str | Path) -> FitsImage:
+def read_image(path: str | Place) -> FitsImage:
     """Read the first image of a FITS file (``.fits``, ``.fits.gz``, ``.fits.fz``; degenerate axes dropped).
 
     Raises
@@ -171,7 +174,7 @@ def read_image(path: str | Path) -> FitsImage:
         return FitsImage(image.read(), image.wcs, image.unit, image.pixel_scale_arcsec, image.beam)
 
 
-def read_cutout(path: str | Path, side: int | None = None, pixel_scale_arcsec: float | None = None) -> CutoutResult:
+def read_cutout(path: str | Place, side: int | None = None, pixel_scale_arcsec: float | None = None) -> CutoutResult:
     """Read a square cut-out; a problem becomes its status, never an exception.
 
     Parameters
@@ -290,13 +293,13 @@ def pixel_scale(wcs: WCS) -> float:
 
 
 @contextmanager
-def problems(path: Path) -> Iterator[None]:
-    """Turn whatever reading raises into an ImageProblem, and keep the warnings of astropy inside."""
+def problems(path: Place) -> Iterator[None]:
+    """Turn whatever reading raises, but errors of a store, into an ImageProblem; keep warnings of astropy inside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
-        except ImageProblem:
+        except (ImageProblem, PlaceError):
             raise
         except FileNotFoundError as error:
             raise ImageProblem("missing_file", f"{path} is not there") from error
@@ -305,7 +308,7 @@ def problems(path: Path) -> Iterator[None]:
 
 
 def open_data_unit(
-    path: Path, stack: ExitStack, wanted: Callable[[DataUnit], bool], header_only: bool = False
+    path: Place, stack: ExitStack, wanted: Callable[[DataUnit], bool], header_only: bool = False
 ) -> tuple[IO[bytes], DataUnit]:
     """Open a FITS file and find its first HDU that is ``wanted``, whose data are known to be whole.
 
@@ -317,18 +320,20 @@ def open_data_unit(
     ImageProblem : see OpenImage.
     """
     try:
-        found = path.is_file()
+        # A pipe would block, a folder is no file; a remote file is asked for when it is opened.
+        found = path.is_file() if isinstance(path, Path) else len(path.path.encode()) <= MAX_KEY_BYTES
     except (OSError, ValueError):  # a name too long, or with a null byte
         found = False
-    if not found:  # a pipe would block, a folder is no file
+    if not found:
         raise ImageProblem("missing_file", f"{path} is not there, or not a file")
-    raw = stack.enter_context(path.open("rb"))
+    raw = stack.enter_context(open_binary(path))
     stream: Any = raw
+    size = raw.seek(0, os.SEEK_END)
+    raw.seek(0)
     zipped = raw.read(2) == b"\x1f\x8b"
     raw.seek(0)
     if zipped:
         stream = stack.enter_context(gzip.GzipFile(fileobj=raw))
-    size = os.fstat(raw.fileno()).st_size
     unit = _find(path, stream, wanted, size * MAX_DEFLATE_RATIO if zipped else size)
     if zipped and not header_only:
         stream.seek(0)
@@ -342,7 +347,7 @@ def open_data_unit(
     return stream, unit
 
 
-def _find(path: Path, stream: IO[bytes], wanted: Callable[[DataUnit], bool], limit: int) -> DataUnit:
+def _find(path: Place, stream: IO[bytes], wanted: Callable[[DataUnit], bool], limit: int) -> DataUnit:
     """First wanted HDU whose data end within ``limit`` bytes."""
     if stream.read(9) != b"SIMPLE  =":
         raise ImageProblem("unreadable_file", f"{path} is not a FITS file (it does not begin with SIMPLE)")
@@ -368,7 +373,7 @@ def _find(path: Path, stream: IO[bytes], wanted: Callable[[DataUnit], bool], lim
     )
 
 
-def _check_pixels(path: Path, unit: DataUnit, limit: int) -> None:
+def _check_pixels(path: Place, unit: DataUnit, limit: int) -> None:
     pixels = math.prod(unit.axes)
     if pixels > MAX_PIXELS or (unit.is_compressed and pixels > limit * MAX_TILE_RATIO):
         raise ImageProblem("unreadable_file", f"{path} claims {unit.axes} pixels, more than it can hold")

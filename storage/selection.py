@@ -22,12 +22,38 @@ def select(table: pd.DataFrame, expression: str) -> np.ndarray:
 
     Comparisons, ``and``/``or``/``not`` (``&``, ``|``, ``~``), ``in [...]`` and + - * / on columns,
     numbers and texts; a column name that is no identifier goes between backticks. Nothing else is
-    evaluated: no calls, attributes, subscripts or outer variables.
+    evaluated: no calls, attributes, subscripts or outer variables. Each row is decided by itself, so
+    any part of a table gives the same answer as the whole.
 
     Raises
     ------
     CatalogueError : other syntax, an unknown column, types that do not compare, or no true/false result.
     """
+    text, columns = _parsed(expression)
+    where = f"the selection {expression!r}"
+    used = {name: table[required_column(table, column, where)] for name, column in columns.items()}
+    frame = pd.DataFrame({name: _nullable(column) for name, column in used.items()})
+    try:
+        result = frame.eval(text, engine="python", parser="pandas", local_dict={}, global_dict={})
+    except Exception as error:  # whatever pandas makes of types that do not fit
+        raise CatalogueError(f"the selection {expression!r} cannot be evaluated: {error}") from error
+    if not (isinstance(result, pd.Series) and pd.api.types.is_bool_dtype(result)):
+        raise CatalogueError(f"the selection {expression!r} gives no true/false; compare, e.g. snr > 5")
+    return result.fillna(False).to_numpy(dtype=bool)
+
+
+def column_names(expression: str) -> list[str]:
+    """Columns an expression names, each once.
+
+    Raises
+    ------
+    CatalogueError : syntax that ``select`` does not evaluate.
+    """
+    return list(_parsed(expression)[1].values())
+
+
+def _parsed(expression: str) -> tuple[str, dict[str, str]]:
+    """An expression with names for what stands between backticks, and the column of each name in it."""
     quoted: dict[str, str] = {}
 
     def placeholder(match: re.Match[str]) -> str:
@@ -36,17 +62,20 @@ def select(table: pd.DataFrame, expression: str) -> np.ndarray:
     text = re.sub(r"`([^`]+)`", placeholder, expression).strip()
     names = _checked_names(text, expression)
     columns = {new: old for old, new in quoted.items()}
-    where = f"the selection {expression!r}"
-    used = {name: table[required_column(table, columns.get(name, name), where)] for name in sorted(names)}
-    # Nullable types, so that a comparison with a missing value is undecided rather than false.
-    frame = pd.DataFrame(used).convert_dtypes()
-    try:
-        result = frame.eval(text, engine="python", parser="pandas", local_dict={}, global_dict={})
-    except Exception as error:  # whatever pandas makes of types that do not fit
-        raise CatalogueError(f"the selection {expression!r} cannot be evaluated: {error}") from error
-    if not (isinstance(result, pd.Series) and pd.api.types.is_bool_dtype(result)):
-        raise CatalogueError(f"the selection {expression!r} gives no true/false; compare, e.g. snr > 5")
-    return result.fillna(False).to_numpy(dtype=bool)
+    return text, {name: columns.get(name, name) for name in sorted(names)}
+
+
+def _nullable(column: pd.Series) -> pd.Series:
+    """A column of a nullable type, so that a comparison with a missing value is undecided, not false.
+
+    The type follows from the column's own and never from its values (floats stay floats where all are
+    whole): a part of a table is typed as the whole.
+    """
+    if not pd.api.types.is_float_dtype(column):
+        return column.convert_dtypes()
+    if isinstance(column.dtype, np.dtype):
+        return column.astype("Float64" if column.dtype.itemsize > 4 else "Float32")
+    return column
 
 
 def _checked_names(text: str, expression: str) -> set[str]:
@@ -73,6 +102,7 @@ def _checked_names(text: str, expression: str) -> set[str]:
                 f"the selection {expression!r} uses {type(node).__name__}, which is not evaluated; "
                 "use comparisons, and/or/not, in [...] and + - * / on columns"
             )
+    _check_lists(nodes, expression)
     names = {node.id for node in nodes if isinstance(node, ast.Name)}
     if not names:
         raise CatalogueError(f"the selection {expression!r} names no column")
@@ -80,3 +110,29 @@ def _checked_names(text: str, expression: str) -> set[str]:
 
 
 # --- reading --------------------------------------------------------------------------------------
+
+
+def _check_lists(nodes: list[ast.AST], expression: str) -> None:
+    """Refuse whatever compares a row with other rows: ``n in snr``, or a list beside a column."""
+    placed: set[ast.AST] = set()
+    members = True
+    for node in nodes:
+        if isinstance(node, ast.Compare):
+            last = node.comparators[-1]
+            if isinstance(last, ast.List | ast.Tuple) and isinstance(
+                node.ops[-1], ast.In | ast.NotIn | ast.Eq | ast.NotEq
+            ):
+                placed.add(last)
+            among = [
+                right
+                for op, right in zip(node.ops, node.comparators, strict=True)
+                if isinstance(op, ast.In | ast.NotIn)
+            ]
+            members = members and placed.issuperset(among)
+    lists = [node for node in nodes if isinstance(node, ast.List | ast.Tuple)]
+    named = any(isinstance(part, ast.Name) for node in lists for part in ast.walk(node))
+    if not members or named or not placed.issuperset(lists):
+        raise CatalogueError(
+            f"the selection {expression!r} uses in or a list otherwise than `column in [1, 2]`; "
+            "write it so, with numbers or texts in the list"
+        )

@@ -17,15 +17,18 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
+from skysom.storage import place as places
+from skysom.storage import publish
 from skysom.storage.errors import SurveyError
+from skysom.storage.place import Place, is_remote, place, remove_tree
 from skysom.storage.status import STATUSES
+from skysom.storage.zarr_store import zarr_store
 
 FORMAT_VERSION = 1
 CHUNK_IMAGES = 64
@@ -48,28 +51,30 @@ class ArraySpec:
 
 
 class Survey:
-    """A survey store on disk.
+    """A survey store on disk or in an object store.
 
     Parameters
     ----------
-    path : path of the Zarr group (``OUTPUT/survey.zarr``).
+    path : path or URL of the Zarr group (``OUTPUT/survey.zarr``).
     mode : ``"r"`` to read, ``"r+"`` to write into an existing store.
 
     Raises
     ------
     SurveyError : no store there, or one written by another format version.
+    StoreUnreachableError, PlaceError : a remote store that does not answer, or refuses.
     """
 
-    def __init__(self, path: str | Path, mode: str = "r") -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Place, mode: str = "r") -> None:
+        self.path = place(path)
         try:
-            self.group = zarr.open_group(self.path, mode=mode)  # type: ignore[arg-type]
+            self.group = zarr.open_group(zarr_store(self.path), mode=mode, zarr_format=3)  # type: ignore[arg-type]
         except FileNotFoundError:
             raise SurveyError(f"no survey store at {self.path}; make one with `skysom ingest`") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SurveyError(
                 f"{self.path} is damaged ({type(error).__name__}: {error}); restore it or use a new --output"
             ) from error
+        self._opened: dict[str, zarr.Array] = {}
         found = self.group.attrs.get("format_version")
         if found != FORMAT_VERSION:
             raise SurveyError(
@@ -78,13 +83,13 @@ class Survey:
             )
 
     @classmethod
-    def create(cls, path: str | Path, *, images: int, shard_images: int, attrs: Mapping[str, Any]) -> "Survey":
+    def create(cls, path: str | Place, *, images: int, shard_images: int, attrs: Mapping[str, Any]) -> "Survey":
         """Make an empty store for ``images`` rows; ``shard_images`` must be a multiple of 64."""
         if shard_images % CHUNK_IMAGES:
             raise SurveyError(
                 f"shard_images is {shard_images}; use a multiple of {CHUNK_IMAGES} so that shards hold whole chunks"
             )
-        group = zarr.create_group(Path(path), overwrite=False)
+        group = zarr.create_group(zarr_store(place(path)), overwrite=False)
         group.attrs.update(
             {
                 **attrs,
@@ -95,6 +100,11 @@ class Survey:
             }
         )
         return cls(path, "r+")
+
+    @staticmethod
+    def is_at(path: Place) -> bool:
+        """Whether there is a store, written to the end, at ``path``; the root is the last that is put there."""
+        return places.exists(path / publish.ROOT if is_remote(path) else path)
 
     def __len__(self) -> int:
         return int(self.group.attrs["images"])  # type: ignore[arg-type]
@@ -117,19 +127,24 @@ class Survey:
         return name in self.group
 
     def __getitem__(self, name: str) -> zarr.Array:
-        if name not in self.group:
-            raise SurveyError(f"{self.path} holds no array {name!r}; it has {sorted(self.group.array_keys())}")
-        return self.group[name]  # type: ignore[return-value]
+        if name not in self._opened:  # else a worker would read the same metadata with every shard
+            try:
+                self._opened[name] = self.group[name]  # type: ignore[assignment]
+            except KeyError:
+                there = sorted(self.group.array_keys())
+                raise SurveyError(f"{self.path} holds no array {name!r}; it has {there}") from None
+        return self._opened[name]
 
     def add_image_array(self, name: str, spec: ArraySpec) -> zarr.Array:
         """Create (or keep, where it is there already) an array with one row an image."""
         if name in self.group:
             return self._kept(name, spec)
-        group = self.group.require_group(str(Path(name).parent)) if "/" in name else self.group
+        folder, _, last = name.rpartition("/")
+        group = self.group.require_group(folder) if folder else self.group
         big = len(spec.shape) > 0
         rows = self.shard_images
         return group.create_array(
-            Path(name).name,
+            last,
             shape=(len(self), *spec.shape),
             dtype=spec.dtype,
             chunks=((CHUNK_IMAGES if big else rows), *spec.shape),
@@ -185,6 +200,7 @@ class Survey:
         """
         if images < len(self):
             raise SurveyError(f"the store has {len(self)} rows; it cannot shrink to {images}")
+        self._opened.clear()
         for array in _image_arrays(self.group):
             array.resize((images, *array.shape[1:]))
         self.group.attrs.update({**attrs, "images": images})
@@ -194,14 +210,14 @@ class Survey:
     def save_som(self, name: str, weights: np.ndarray, attrs: Mapping[str, Any]) -> None:
         """Store a map (N, C, D, D) float32 as soms/<name>, replacing one of the same name.
 
-        The map is written beside and renamed into place; `recover` puts the old one back where a kill
-        fell between the renames.
+        The map is written beside, with its checksum last, and then published; `recover` ends what a kill
+        interrupted.
         """
         final = self.path / "soms" / name
         self.group.require_group("soms")
-        beside = final.with_name(f".{name}.partial")
+        beside = publish.beside_of(final)
         remove_tree(beside)
-        group = zarr.create_group(beside)
+        group = zarr.create_group(zarr_store(beside))
         array = group.create_array(
             "weights",
             shape=weights.shape,
@@ -212,21 +228,11 @@ class Survey:
         array[:] = weights
         digest = hashlib.sha256(np.ascontiguousarray(weights, np.float32).tobytes()).hexdigest()
         group.attrs.update({**attrs, "sha256": digest, "skysom_version": version("skysom")})
-        old = final.with_name(f".{name}.old")
-        remove_tree(old)
-        if final.exists():
-            final.rename(old)
-        beside.rename(final)
-        remove_tree(old)
+        publish.publish(beside, final)
 
-    def recover(self) -> None:
-        """Put back maps whose replacement was killed half-way, and remove what it left."""
-        for old in (self.path / "soms").glob(".*.old"):
-            final = old.with_name(old.name[1 : -len(".old")])
-            if final.exists():
-                remove_tree(old)
-            else:
-                old.rename(final)
+    def recover(self) -> int:
+        """End replacements of maps and mappings that were killed half-way; returns how many partial ones it removed."""
+        return sum(publish.recover(self.path / parent) for parent in ("soms", "mappings"))
 
     def load_som(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
         """Weights (N, C, D, D) float32 and attributes of soms/<name>; SurveyError where none or damaged."""
@@ -312,16 +318,6 @@ def unpack_half(images: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def status_attrs() -> dict[str, Any]:
     """CF-convention flag attributes for an array of status codes."""
     return {"flag_values": list(range(len(STATUSES))), "flag_meanings": " ".join(STATUSES)}
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory tree or a file if it is there."""
-    import shutil
-
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _image_arrays(group: zarr.Group) -> Sequence[zarr.Array]:

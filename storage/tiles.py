@@ -8,7 +8,6 @@ any celestial frame and projection that astropy knows.
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from astropy.coordinates import SkyCoord
@@ -18,6 +17,7 @@ from astropy.wcs import WCS
 
 from skysom.storage.errors import ImageInputError
 from skysom.storage.fits import ImageProblem, OpenImage, antialias, celestial_wcs, judge
+from skysom.storage.place import Place, place
 
 CYLINDRICAL = ("CAR", "CEA", "MER")
 WIDE_DEG = 60.0
@@ -56,7 +56,7 @@ class TileIndex:
     problems: tuple[tuple[str, str, str], ...] = ()
 
     @classmethod
-    def build(cls, paths: Iterable[str | Path]) -> "TileIndex":
+    def build(cls, paths: Iterable[str | Place]) -> "TileIndex":
         """Read the headers of ``paths``; an unusable file is recorded in ``problems``.
 
         Raises
@@ -66,7 +66,7 @@ class TileIndex:
         tiles, bad = [], []
         for path in paths:
             try:
-                tiles.append(_read_tile(Path(path)))
+                tiles.append(_read_tile(place(path)))
             except ImageProblem as problem:
                 bad.append((str(path), problem.status, problem.message))
         if not tiles and not bad:
@@ -265,7 +265,7 @@ def gnomonic(position: tuple[float, float], side: int, scale_arcsec: float) -> W
 # --- reading tiles --------------------------------------------------------------------------------
 
 
-def _read_tile(path: Path) -> Tile:
+def _read_tile(path: Place) -> Tile:
     with OpenImage(path, header_only=True) as image:
         wcs = _tile_wcs(image.header, image.shape)
         if wcs is None or image.pixel_scale_arcsec is None:
