@@ -3,14 +3,36 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from skysom.cluster.shards import Runtime
-    from skysom.jobs.config import Config
-    from skysom.jobs.output import Output
+from skysom.jobs.cli_cluster import cluster_app
+from skysom.jobs.cli_options import (
+    BatchSize,
+    Catalogue,
+    ConfigFile,
+    Dask,
+    ExecutorName,
+    Gpus,
+    IdColumn,
+    Images,
+    OutputDir,
+    Preset,
+    PrintConfig,
+    RayAddress,
+    Redo,
+    Settings,
+    SomName,
+    TrainSample,
+    TrainWhere,
+    Workers,
+    configure,
+    open_output,
+    runtime_of,
+)
+from skysom.jobs.cli_pink import export_pink_command, import_pink_command, pink_command
+from skysom.jobs.cli_plan import plan_command
 
 app = typer.Typer(
     help="Rotation- and flip-invariant self-organizing maps of astronomical surveys.\n\n"
@@ -22,36 +44,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Images = Annotated[
-    list[str] | None,
-    typer.Option("--images", "-i", help="Directory, glob or file of FITS images; repeat it for more channels."),
-]
-Catalogue = Annotated[
-    Path | None, typer.Option("--catalogue", "-c", help="Catalogue: CSV, FITS table, VOTable or Parquet.")
-]
-OutputDir = Annotated[Path, typer.Option("--output", "-o", help="Directory of the results; resumes what is there.")]
-Preset = Annotated[str | None, typer.Option("--preset", help="quick (8x8, minutes) or vlass (10x10, published).")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; flags override it.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Any key of the configuration, e.g. --set som.width=12; repeatable."),
-]
-PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the effective configuration and stop.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one a core.")]
-ExecutorName = Annotated[
-    Literal["auto", "local", "ray"],
-    typer.Option("--executor", help="auto: Ray where it pays, else in process."),
-]
-RayAddress = Annotated[str | None, typer.Option("--ray-address", help="A running Ray cluster ('auto' or host:port).")]
-IdColumn = Annotated[str | None, typer.Option("--id-column", help="Column of source ids.")]
-TrainSample = Annotated[int | None, typer.Option("--train-sample", min=1, help="Train on at most N images.")]
-TrainWhere = Annotated[
-    str | None,
-    typer.Option("--train-where", help="Train on rows where this holds, e.g. 'peak > 5 and flag == 0'."),
-]
-SomName = Annotated[str | None, typer.Option("--som-name", help="Name of the map and its mapping (main).")]
-Redo = Annotated[str | None, typer.Option("--redo", help="Discard this stage and all after it, then run.")]
 
 
 @app.command()
@@ -65,9 +57,12 @@ def run(
     workers: Workers = None,
     executor: ExecutorName = "auto",
     ray_address: RayAddress = None,
+    gpus_per_worker: Gpus = 0,
+    dask: Dask = "threads",
     id_column: IdColumn = None,
     train_sample: TrainSample = None,
     train_where: TrainWhere = None,
+    batch_size: BatchSize = None,
     som_name: SomName = None,
     som: Annotated[str | None, typer.Option("--som", help="Map onto this published map instead of training.")] = None,
     redo: Redo = None,
@@ -79,13 +74,13 @@ def run(
     """
     flags = {
         "images": images, "catalogue": catalogue, "ingest.id_column": id_column, "train.sample": train_sample,
-        "train.where": train_where, "som.name": som_name, "map.som": som,
+        "train.where": train_where, "train.batch_size": batch_size, "som.name": som_name, "map.som": som,
     }  # fmt: skip
-    effective = _configure(output, preset, config, setting, flags, print_config)
+    effective = configure(output, preset, config, setting, flags, print_config)
     from skysom.jobs import run as jobs
 
-    directory = _output(output)
-    path = jobs.run(effective, directory, _runtime(workers, executor, ray_address), redo=redo)
+    directory = open_output(output)
+    path = jobs.run(effective, directory, runtime_of(workers, executor, ray_address, gpus_per_worker, dask), redo=redo)
     typer.echo(f"report: {path}\ncatalogue: {directory.catalogue}\nstore: {directory.survey}")
 
 
@@ -100,6 +95,7 @@ def ingest(
     workers: Workers = None,
     executor: ExecutorName = "auto",
     ray_address: RayAddress = None,
+    gpus_per_worker: Gpus = 0,
     id_column: IdColumn = None,
     append: Annotated[bool, typer.Option("--append", help="Add the rows of another catalogue.")] = False,
     print_config: PrintConfig = False,
@@ -109,11 +105,11 @@ def ingest(
     With --append new rows are added to the store; `skysom run` or `skysom map` then maps only these.
     """
     flags = {"images": images, "catalogue": catalogue, "ingest.id_column": id_column}
-    effective = _configure(output, preset, config, setting, flags, print_config)
+    effective = configure(output, preset, config, setting, flags, print_config)
     from skysom.jobs import ingest as jobs
     from skysom.jobs.preprocess import preprocess_survey
 
-    directory, runtime = _output(output), _runtime(workers, executor, ray_address)
+    directory, runtime = open_output(output), runtime_of(workers, executor, ray_address, gpus_per_worker)
     with directory.lock(create=True):
         jobs.ingest(effective, directory, runtime, append=append)
         preprocess_survey(effective, directory, runtime)
@@ -125,8 +121,14 @@ def train(
     preset: Preset = None,
     config: ConfigFile = None,
     setting: Settings = None,
+    workers: Workers = None,
+    executor: ExecutorName = "auto",
+    ray_address: RayAddress = None,
+    gpus_per_worker: Gpus = 0,
+    dask: Dask = "threads",
     train_sample: TrainSample = None,
     train_where: TrainWhere = None,
+    batch_size: BatchSize = None,
     som_name: SomName = None,
     init: Annotated[
         str | None,
@@ -139,15 +141,18 @@ def train(
     Train a finished map further with --init som:main --som-name finer: it keeps the lattice, and
     repeats the last training stage unless --preset, --config or --set train.stages=... say otherwise.
     """
-    flags = {"train.sample": train_sample, "train.where": train_where, "som.name": som_name, "som.init": init}
+    flags = {
+        "train.sample": train_sample, "train.where": train_where, "train.batch_size": batch_size,
+        "som.name": som_name, "som.init": init,
+    }  # fmt: skip
     from skysom.jobs import train as jobs
 
-    directory = _output(output)
+    directory = open_output(output)
     if init is not None and init.startswith("som:") and preset is None and config is None:
         flags = jobs.further(directory, init) | flags
-    effective = _configure(output, preset, config, setting, flags, print_config)
+    effective = configure(output, preset, config, setting, flags, print_config)
     with directory.lock():
-        jobs.train(effective, directory)
+        jobs.train(effective, directory, runtime_of(workers, executor, ray_address, gpus_per_worker, dask))
 
 
 @app.command("map")
@@ -159,21 +164,33 @@ def map_command(
     workers: Workers = None,
     executor: ExecutorName = "auto",
     ray_address: RayAddress = None,
+    gpus_per_worker: Gpus = 0,
+    dask: Dask = "threads",
     som_name: SomName = None,
     som: Annotated[
         str | None,
         typer.Option("--som", help="A published map: a PINK file, another output, or OUTPUT:NAME."),
     ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", help="Only rows for which this holds, e.g. 'bmu == 12 and flux > 3'.")
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", min=1, help="Distances kept of the best K neurons an image; default all."),
+    ] = None,
     print_config: PrintConfig = False,
 ) -> None:
-    """Map every image onto the trained map, or onto a published one with --som."""
-    flags = {"som.name": som_name, "map.som": som}
-    effective = _configure(output, preset, config, setting, flags, print_config)
+    """Map every image (or a part of the survey) onto the trained map, or onto a published one with --som.
+
+    Example: skysom map --output survey --where "bmu == 12" --som som:finer --som-name part
+    """
+    flags = {"som.name": som_name, "map.som": som, "map.where": where, "map.keep": keep}
+    effective = configure(output, preset, config, setting, flags, print_config)
     from skysom.jobs.map import map_survey
 
-    directory = _output(output)
+    directory = open_output(output)
     with directory.lock():
-        map_survey(effective, directory, _runtime(workers, executor, ray_address))
+        map_survey(effective, directory, runtime_of(workers, executor, ray_address, gpus_per_worker, dask))
 
 
 @app.command()
@@ -185,10 +202,10 @@ def report(
     som_name: SomName = None,
 ) -> None:
     """Write report.html anew."""
-    effective = _configure(output, preset, config, setting, {"som.name": som_name})
+    effective = configure(output, preset, config, setting, {"som.name": som_name})
     from skysom.jobs import run as jobs
 
-    directory = _output(output)
+    directory = open_output(output)
     with directory.lock():
         typer.echo(f"report: {jobs.report(effective, directory)}")
 
@@ -206,92 +223,13 @@ def demo(
     survey = simulate_survey(folder / "survey", components=components, seed=seed)
     typer.echo(f"simulated survey: {survey.catalogue}")
     run(
-        folder / "output",
+        str(folder / "output"),
         images=[str(survey.images)],
-        catalogue=survey.catalogue,
+        catalogue=str(survey.catalogue),
         preset="quick",
         setting=["ingest.side_pixels=56", "report.title='A simulated radio survey'"],
         workers=workers,
     )
-
-
-@app.command(
-    "pink",
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-)
-def pink_command(context: typer.Context) -> None:
-    """The command line of PINK, option for option, on its own binary files."""
-    from skysom.jobs.pink import main as pink
-
-    raise typer.Exit(pink(context.args))
-
-
-PinkImages = Annotated[Path | None, typer.Option(help="PINK data file (images).")]
-PinkSom = Annotated[Path | None, typer.Option(help="PINK SOM file.")]
-PinkMap = Annotated[Path | None, typer.Option(help="PINK map file (distances).")]
-PinkTransforms = Annotated[Path | None, typer.Option(help="PINK transform file (best rotations and flips).")]
-
-
-@app.command("import-pink")
-def import_pink_command(
-    output: OutputDir,
-    images: PinkImages = None,
-    som: PinkSom = None,
-    mapping: PinkMap = None,
-    transforms: PinkTransforms = None,
-    som_name: Annotated[str, typer.Option(help="Name of the map and mapping in the store.")] = "main",
-    layout: Annotated[Literal["auto", "cartesian", "hexagonal"], typer.Option()] = "auto",
-    rotations: Annotated[int, typer.Option(help="--numrot the files were made with.")] = 360,
-    flip: Annotated[bool, typer.Option(help="Whether flips were used.")] = True,
-    region: Annotated[Literal["quadratic", "circular"], typer.Option(help="Shape of the region.")] = "quadratic",
-    region_side: Annotated[int | None, typer.Option(help="Its side in pixels; default as PINK's.")] = None,
-) -> None:
-    """Bring PINK's image, SOM, map and transform files (those that are given) into a survey store.
-
-    The other commands go on from there: skysom report; skysom map --som som:main --som-name again;
-    skysom train --init som:main --som-name finer.
-    """
-    from skysom.jobs.adopt import adopt
-    from skysom.jobs.pink_convert import import_pink
-
-    directory = _output(output)
-    with directory.lock(create=True):
-        import_pink(
-            directory.survey,
-            images=images,
-            som=som,
-            mapping=mapping,
-            transforms=transforms,
-            name=som_name,
-            layout=layout,
-            rotations=rotations,
-            flip=flip,
-            region=region,
-            region_side=region_side,
-        )
-        adopt(directory, som_name, som=som is not None, mapping=mapping is not None)
-
-
-@app.command("export-pink")
-def export_pink_command(
-    output: OutputDir,
-    images: PinkImages = None,
-    som: PinkSom = None,
-    mapping: PinkMap = None,
-    transforms: PinkTransforms = None,
-    som_name: Annotated[str, typer.Option(help="Name of the map and mapping in the store.")] = "main",
-) -> None:
-    """Write images, SOM, map and transforms of a survey store as PINK files: those whose path is given.
-
-    Example: skysom export-pink --output survey --images images.bin --som som.bin
-    """
-    from skysom.jobs.errors import ConfigError
-    from skysom.jobs.pink_convert import export_pink
-
-    if not any((images, som, mapping, transforms)):
-        raise ConfigError("nothing to write; give --images, --som, --mapping or --transforms with a path")
-    survey = _output(output).survey
-    export_pink(survey, images=images, som=som, mapping=mapping, transforms=transforms, name=som_name)
 
 
 @app.command()
@@ -302,47 +240,13 @@ def version() -> None:
     typer.echo(installed("skysom"))
 
 
-def _configure(
-    output: Path,
-    preset: str | None,
-    file: Path | None,
-    settings: list[str] | None,
-    flags: dict[str, Any],
-    print_config: bool = False,
-) -> "Config":
-    """Effective configuration: what the output was made with, then the preset, the file and the flags.
-
-    print_config: print it and end the program.
-    """
-    from skysom.jobs.config import load_config, parse_setting, to_toml
-    from skysom.jobs.output import Output
-
-    given = {key: value for key, value in flags.items() if value is not None and value != []}
-    if "images" in given:
-        given["images"] = tuple(given["images"])
-    if "catalogue" in given:
-        given["catalogue"] = str(given["catalogue"])
-    given |= dict(parse_setting(text) for text in settings or [])
-    remembered = Output(output).remembered(given.get("som.name")) if preset is None and file is None else {}
-    effective = load_config(preset, file, given, remembered)
-    if print_config:
-        typer.echo(to_toml(effective), nl=False)
-        raise typer.Exit
-    return effective
-
-
-def _output(path: Path) -> "Output":
-    from skysom.jobs.output import Output
-
-    return Output(path)
-
-
-def _runtime(workers: int | None, executor: str, ray_address: str | None) -> "Runtime":
-    import os
-
-    from skysom.cluster.shards import Runtime
-
-    return Runtime(workers or len(os.sched_getaffinity(0)), executor, ray_address)  # type: ignore[arg-type]
+app.add_typer(cluster_app, name="cluster")
+app.command(
+    "pink", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+)(pink_command)
+app.command("plan")(plan_command)
+app.command("import-pink")(import_pink_command)
+app.command("export-pink")(export_pink_command)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,7 +12,10 @@ import numpy as np
 
 from skysom.jobs.config import Config
 from skysom.jobs.errors import ConfigError
-from skysom.storage.errors import ImageInputError
+from skysom.storage import place as places
+from skysom.storage.catalogue import parquet_source
+from skysom.storage.errors import ImageInputError, PlaceError
+from skysom.storage.place import Place, is_remote, place
 from skysom.storage.status import CODES, STATUSES
 from skysom.storage.survey import Survey
 
@@ -39,31 +42,43 @@ class Part:
         return cls(**{**values, "images": tuple(values["images"])})
 
 
-def root_of(images: str) -> Path:
+def root_of(images: str) -> Place:
     """Directory that file names are relative to: the directory itself, or the fixed prefix of a glob."""
-    path = Path(images)
-    if not glob.has_magic(images):
-        return path if path.is_dir() else path.parent
-    fixed = []
-    for piece in path.parts[:-1]:
-        if glob.has_magic(piece):
-            break
-        fixed.append(piece)
-    return Path(*fixed)
+    if glob.has_magic(images):
+        return _split_glob(images)[0]
+    path = place(images)
+    return path if places.is_dir(path) else path.parent
 
 
-def image_files(images: str) -> list[Path]:
+def _split_glob(images: str) -> tuple[Place, str]:
+    """The fixed prefix of a glob, and the pattern below it."""
+    path = place(images)
+    pieces = path.parts if isinstance(path, Path) else str(path).split("/")
+    fixed = next((i for i, piece in enumerate(pieces[:-1]) if glob.has_magic(piece)), len(pieces) - 1)
+    root = Path(*pieces[:fixed]) if isinstance(path, Path) else place("/".join(pieces[:fixed]))
+    return root, "/".join(pieces[fixed:])
+
+
+def named_file(root: Place, name: str) -> Place:
+    """The file a catalogue names: relative to ``root``, from the root of the file system, or a URL."""
+    from fsspec import available_protocols
+
+    if "://" in name and name.partition("://")[0] in available_protocols():
+        return place(name)
+    return Path(name) if is_remote(root) and name.startswith("/") else root / name
+
+
+def image_files(images: str) -> list[Place]:
     """FITS files of a directory (with those below it), a glob, or one file, sorted.
 
     Raises ImageInputError where there is none.
     """
-    path = Path(images)
     if glob.has_magic(images):
-        root = root_of(images)
-        found = list(root.glob(str(path.relative_to(root))))
+        files = places.files_below(*_split_glob(images))
     else:
-        found = [path] if path.is_file() else [p for p in path.rglob("*") if p.name.lower().endswith(SUFFIXES)]
-    files = sorted(p for p in found if p.is_file())
+        path = place(images)
+        found = [path] if places.is_file(path) else places.files_below(path)
+        files = [p for p in found if p == path or p.name.lower().endswith(SUFFIXES)]
     if not files:
         raise ImageInputError(f"--images {images}: no FITS file there ({', '.join(SUFFIXES)}); check the path or glob")
     return files
@@ -76,8 +91,8 @@ class CutoutReader:
     tiles holds, for each part cut by position, one `TileIndex` a channel (None for parts of files).
     """
 
-    survey: Path
-    catalogue: Path
+    survey: Place
+    catalogue: Place
     parts: tuple[Part, ...]
     tiles: tuple[tuple[Any, ...] | None, ...]
     side: int
@@ -112,7 +127,7 @@ class CutoutReader:
             for channel in range(self.channels):
                 if tiles is None:
                     names = [str(table[self.filename_column].iloc[row]).strip() for row in rows]
-                    found = self._named(Path(root_of(part.images[channel])), names)
+                    found = self._named(root_of(part.images[channel]), names)
                 else:
                     found = self._cut(tiles[channel], start + rows)
                 data, status, covered = found
@@ -129,7 +144,7 @@ class CutoutReader:
         """The catalogue, opened once (its footer grows with the survey), and the first row of each row group."""
         import pyarrow.parquet as pq
 
-        file = pq.ParquetFile(self.catalogue)
+        file = pq.ParquetFile(parquet_source(self.catalogue))
         rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         return file, np.concatenate([[0], np.cumsum(rows)])
 
@@ -143,13 +158,13 @@ class CutoutReader:
         table = file.read_row_groups(list(groups), columns=columns)
         return table.slice(start - int(first[groups[0]]), stop - start).to_pandas()
 
-    def _named(self, root: Path, names: Sequence[str]) -> tuple[np.ndarray, list[str], np.ndarray]:
+    def _named(self, root: Place, names: Sequence[str]) -> tuple[np.ndarray, list[str], np.ndarray]:
         from skysom.storage.fits import read_cutout
 
         data = np.full((len(names), self.side, self.side), np.nan, np.float32)
         status, coverage = [], np.zeros(len(names), np.float32)
         for i, name in enumerate(names):
-            result = read_cutout(root / name, self.side, self.resample_arcsec)
+            result = read_cutout(named_file(root, name), self.side, self.resample_arcsec)
             status.append(result.status)
             coverage[i] = result.coverage
             if result.data is not None:
@@ -167,7 +182,7 @@ class CutoutReader:
         return data, list(status), coverage
 
 
-def open_reader(output_survey: Path, catalogue: Path) -> CutoutReader:
+def open_reader(output_survey: Place, catalogue: Place) -> CutoutReader:
     """The reader of an ingested survey; tiles are indexed anew."""
     attrs = Survey(output_survey).attrs
     parts = tuple(Part.from_dict(values) for values in attrs["parts"])
@@ -201,15 +216,18 @@ def probe_files(config: Config, names: Sequence[str | None]) -> tuple[int, float
     given = [name for name in names if name]
     for name in given[:: max(1, len(given) // PROBED_FILES)]:
         try:
-            image = read_image(root / name)
+            image = read_image(named_file(root, name))
+        except PlaceError:
+            raise
         except Exception:
             continue
         scale = image.pixel_scale_arcsec
         found[(max(image.data.shape), None if scale is None else round(scale, 6))] += 1
     if not found:
+        example = named_file(root, given[0]) if given else "no name given"
         raise ImageInputError(
             f"none of the files named in column {config.ingest.filename_column!r} can be read under {root} "
-            f"(for example {root / given[0] if given else 'no name given'}); check --images: names are relative to it"
+            f"(for example {example}); check --images: names are relative to it"
         )
     (side, scale), _ = found.most_common(1)[0]
     wanted = config.ingest.pixel_scale_arcsec
@@ -234,9 +252,9 @@ def check_images(config: Config) -> None:
     if not config.images:
         raise ConfigError("no images: give --images with a directory or glob (once a channel)")
     for pattern in config.images:
-        if not root_of(pattern).is_dir():
+        if not places.is_dir(root_of(pattern)):
             raise ConfigError(f"--images {pattern}: there is no directory {root_of(pattern)}")
-        if not glob.has_magic(pattern) and not Path(pattern).exists():
+        if not glob.has_magic(pattern) and not places.exists(place(pattern)):
             raise ConfigError(f"--images {pattern}: there is no such file or directory")
 
 

@@ -19,8 +19,11 @@ from skysom.jobs.output import Output, hash_of, missing_shards, stage_values
 from skysom.jobs.passes import staged_pass
 from skysom.jobs.progress import say
 from skysom.storage import catalogue as tables
+from skysom.storage import place as places
+from skysom.storage.place import Place, place, remove_tree
+from skysom.storage.publish import publish
 from skysom.storage.status import CODES
-from skysom.storage.survey import ArraySpec, Survey, add_images, remove_tree, status_attrs, write_images
+from skysom.storage.survey import ArraySpec, Survey, add_images, status_attrs, write_images
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,20 @@ class IngestWorker:
 
     @cached_property
     def survey(self) -> Survey:
+        """The store, open for writing."""
         return Survey(self.reader.survey, "r+")
 
-    def __call__(self, shard: Shard) -> dict[str, Any]:
-        images, codes, coverage = self.reader.read(*shard)
+    def read(self, shard: Shard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cut-outs, status codes and coverage; see CutoutReader.read."""
+        return self.reader.read(*shard)
+
+    def compute(self, shard: Shard, data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple:
+        """Nothing: they are stored as they were read."""
+        return data
+
+    def write(self, shard: Shard, result: tuple[np.ndarray, np.ndarray, np.ndarray]) -> dict[str, Any]:
+        """Write them; counts each status."""
+        images, codes, coverage = result
         if self.keep != "none":
             write_images(self.survey, "images", shard[0], images)
         self.survey.write_rows("coverage", shard[0], coverage)
@@ -53,14 +66,14 @@ def ingest(config: Config, output: Output, runtime: Runtime, *, append: bool = F
         update={"images": tuple(absolute(p) for p in config.images), "catalogue": absolute(config.catalogue)}
     )
     check_input(config, output)
-    digest = file_sha256(Path(config.catalogue))
-    if append and output.survey.exists():
+    digest = file_sha256(place(config.catalogue))
+    if append and Survey.is_at(output.survey):
         _append(config, output, digest)
     else:
         values = {**stage_values(config, "ingest"), "catalogue_sha256": digest}
         first = "ingest" not in output.recorded()
         output.claim("ingest", values)
-        if not output.survey.exists():
+        if not Survey.is_at(output.survey):
             # Records of a store that is gone say nothing about the one to come.
             output.forget(*(key for key in output.recorded() if key != "ingest"))
             output.ledger().drop("ingest")
@@ -86,12 +99,12 @@ def check_input(config: Config, output: Output) -> None:
     cutouts.check_images(config)
     if not config.catalogue:
         raise ConfigError("no catalogue: give --catalogue FILE (CSV, FITS table, VOTable or Parquet)")
-    path = Path(config.catalogue)
-    if not path.exists():
+    path = place(config.catalogue)
+    if not places.exists(path):
         raise ConfigError(f"cannot read --catalogue {path}: there is no such file")
-    if not path.is_file():
+    if not places.is_file(path):
         raise ConfigError(f"--catalogue {path} is not a file")
-    if path.resolve() == output.catalogue.resolve():
+    if absolute(str(path)) == absolute(str(output.catalogue)) or _same_file(path, output.catalogue):
         raise ConfigError(f"--catalogue {path} is the result of this --output; give a copy of it")
 
 
@@ -102,14 +115,19 @@ def ingest_hash(output: Output) -> str:
 
 
 def absolute(path: str) -> str:
-    """The path or glob from the root of the file system."""
-    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - links stay, .. goes
+    """The path or glob from the root of the file system; a URL of a remote store as it is."""
+    found = place(path)
+    return os.path.abspath(found.expanduser()) if isinstance(found, Path) else str(found)  # noqa: PTH100 - links stay, .. goes
 
 
-def file_sha256(path: Path) -> str:
+def _same_file(one: Place, other: Place) -> bool:
+    return isinstance(one, Path) and isinstance(other, Path) and one.resolve() == other.resolve()
+
+
+def file_sha256(path: Place) -> str:
     """Hash of a file's content; ConfigError where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with places.open_binary(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(f"cannot read --catalogue {path}: {error.strerror}") from None
@@ -133,7 +151,7 @@ class _Rows:
 
 def _read_rows(config: Config, first_row: int = 0) -> _Rows:
     settings = config.ingest
-    table = tables.read_catalogue(Path(config.catalogue))
+    table = tables.read_catalogue(config.catalogue)
     if table.attrs.get("dropped_columns"):
         say(f"ingest: columns that hold arrays are left out: {', '.join(table.attrs['dropped_columns'])}")
     ids, id_column = tables.source_ids(table, settings.id_column, first_row)
@@ -194,7 +212,7 @@ def _create(config: Config, output: Output, digest: str) -> None:
         survey.add_image_array(name, spec)
     _write_positions(survey, 0, rows)
     tables.write_catalogue(_extended(rows), output.catalogue, config.ingest.shard_images)
-    beside.rename(output.survey)
+    publish(beside, output.survey)
 
 
 _COLUMNS = {
@@ -225,7 +243,7 @@ def _append(config: Config, output: Output, digest: str) -> None:
         parts.append(Part(start, start + len(rows), config.images, rows.names is not None, digest))
         survey.resize(start + len(rows), parts=[asdict(part) for part in parts])
     _write_positions(survey, start, rows)
-    table.replace(output.catalogue)
+    places.move(table, output.catalogue)
 
 
 def _check_append(config: Config, output: Output, parts: list[Part]) -> None:

@@ -1,97 +1,37 @@
 """Map: every usable image against the map, and the best-matching units into the catalogue."""
 
 import hashlib
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from skysom.cluster.ledger import Shard
+from skysom.cluster.pipeline import SHARDS_IN_FLIGHT
 from skysom.cluster.shards import Runtime
 from skysom.engine.geometry import Geometry
 from skysom.engine.lattice import Lattice, lattice_from_dict, lattice_to_dict
 from skysom.engine.memory import projected_memory
-from skysom.engine.search import BLOCK_IMAGES, Search
 from skysom.jobs.config import Config
 from skysom.jobs.errors import ConfigError, MissingStageError
+from skysom.jobs.map_rows import keep_part, selected_part
+from skysom.jobs.map_worker import PAIR_BYTES, MapWorker, mapping_arrays
 from skysom.jobs.output import Output, hash_of, missing_shards, stage_values
 from skysom.jobs.passes import staged_pass
-from skysom.jobs.preprocess import PreparedReader, open_prepared, preprocess_hash
+from skysom.jobs.preprocess import open_prepared, preprocess_hash
 from skysom.jobs.progress import say
 from skysom.jobs.results import MAPPING_COLUMNS, update_catalogue
 from skysom.jobs.train import check_usable, geometry_to_dict, is_trained, load_map
-from skysom.storage.errors import SurveyError
-from skysom.storage.survey import ArraySpec, Survey
-
-
-@dataclass(frozen=True)
-class MapWorker:
-    """Searches a shard in blocks of fixed shape and writes distances and transforms."""
-
-    reader: PreparedReader
-    weights: np.ndarray
-    geometry: Geometry
-    group: str
-
-    @cached_property
-    def survey(self) -> Survey:
-        """The store, open for writing."""
-        return Survey(self.reader.survey, "r+")
-
-    @cached_property
-    def search(self) -> Search:
-        """Tables and neuron spectra, made once a worker."""
-        return Search(self.weights, self.geometry)
-
-    def __call__(self, shard: Shard) -> dict[str, Any]:
-        start, stop = shard
-        count, neurons = stop - start, len(self.weights)
-        distance = np.full((count, neurons), np.nan, np.float32)
-        transform = np.zeros((count, neurons), np.int64)
-        bmu, bmu_distance = np.full(count, -1, np.int32), np.full(count, np.nan, np.float32)
-        images, ok = self.reader.read(start, stop)
-        for first in range(0, count, BLOCK_IMAGES):
-            block = slice(first, min(first + BLOCK_IMAGES, count))
-            usable = ok[block]
-            if not usable.any():
-                continue
-            if not images[block][usable].any(axis=(1, 2, 3)).all():
-                raise SurveyError(f"{self.reader.survey}: an image marked usable is empty; the store lost data")
-            match = self.search(images[block])
-            distance[block][usable] = match.distance[usable]
-            transform[block][usable] = match.transform[usable]
-            bmu[block][usable] = match.bmu[usable]
-            bmu_distance[block][usable] = match.bmu_distance[usable]
-        self._write(start, distance, transform, bmu, bmu_distance)
-        return {"mapped": int(ok.sum())}
-
-    def _write(
-        self,
-        start: int,
-        distance: np.ndarray,
-        transform: np.ndarray,
-        bmu: np.ndarray,
-        bmu_distance: np.ndarray,
-    ) -> None:
-        flip, rotation = np.divmod(transform, self.geometry.rotations)
-        best = np.arange(len(bmu)), np.maximum(bmu, 0)
-        for name, values in {
-            "distance": distance,
-            "rotation": rotation.astype(np.uint16),
-            "flip": flip.astype(bool),
-            "bmu_rotation": rotation[best].astype(np.uint16),
-            "bmu_flip": flip[best].astype(bool),
-            "bmu_distance": bmu_distance,
-            "bmu": bmu,
-        }.items():
-            self.survey.write_rows(f"{self.group}/{name}", start, values)
+from skysom.storage.survey import Survey
 
 
 def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
     """Map every missing shard onto the trained (or published) map and extend the catalogue.
 
-    Raises ConfigError where a published map does not fit the images; MissingStageError without a map.
+    With ``map.where`` only the rows it selects are searched; the others have no neuron. With ``map.keep``
+    distances and transforms are kept of so many neurons an image, by rank, and which neurons they are.
+
+    Raises ConfigError where a published map does not fit the images, the selection is empty, or more neurons
+    are to be kept than there are; MissingStageError without a map.
     """
     reader = open_prepared(output)
     name = config.som.name
@@ -103,15 +43,20 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
     if config.map.rotations is not None:
         geometry = replace(geometry, rotations=config.map.rotations)
     check_fits(attrs, geometry, weights, Survey(output.survey).attrs)
-    check_memory(geometry, weights, runtime.workers)
+    keep, where, survey, group = config.map.keep, config.map.where, Survey(output.survey, "r+"), f"mappings/{name}"
+    if keep is not None and keep > len(weights):
+        raise ConfigError(f"map.keep is {keep}, the map {name!r} has {len(weights)} neurons; lower it or leave it out")
+    check_memory(geometry, weights, runtime.workers_here, shard_rows=survey.shard_images, keep=keep)
+    chosen = None if where is None else selected_part(output, survey, group, where, runtime.dask)
     key = f"map:{name}"
     content = hashlib.sha256(weights.tobytes()).hexdigest()
     channel_weights = attrs.get("channel_weights", list(reader.weights))
     claimed = output.claim(key, stage_values(config, "map"))
     digest = hash_of([claimed, content, channel_weights, geometry_to_dict(geometry), preprocess_hash(output)])
-    survey = Survey(output.survey, "r+")
-    group = f"mappings/{name}"
-    _add_arrays(survey, group, len(weights))
+    if chosen is not None:
+        keep_part(survey, group, str(where), chosen)
+    for array, spec in mapping_arrays(len(weights), keep).items():
+        survey.add_image_array(f"{group}/{array}", spec)
     survey.group[group].attrs.update(
         {
             "som": config.map.som or name,
@@ -120,9 +65,11 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
             "geometry": geometry_to_dict(geometry),
             "som_sha256": content,
             "config_hash": digest,
+            **{name: value for name, value in (("keep", keep), ("where", where)) if value is not None},
         }
     )
-    worker = MapWorker(replace(reader, weights=tuple(channel_weights)), weights, geometry, group)
+    reader = replace(reader, weights=tuple(channel_weights))
+    worker = MapWorker(reader, weights, geometry, group, keep, where is not None)
     with staged_pass(output, key, runtime) as run:
         run(survey.shards(), worker, digest)
     columns = result_columns(survey, name, lattice, geometry)
@@ -193,17 +140,25 @@ def _as_for(attrs: dict[str, Any]) -> str:
     return " ".join([*known, "the preprocessing of the map"] if known else ["the sides and preprocessing of the map"])
 
 
-def check_memory(geometry: Geometry, weights: np.ndarray, workers: int) -> None:
-    """ConfigError where the search would need more than the memory of this machine."""
+def check_memory(
+    geometry: Geometry, weights: np.ndarray, workers: int, *, shard_rows: int, keep: int | None = None
+) -> None:
+    """ConfigError where the searches of this machine's workers, and their shards in flight, exceed its memory."""
     import psutil
 
     neurons, channels = weights.shape[:2]
-    need = projected_memory(geometry, neurons=neurons, channels=channels, workers=workers)
+    search = projected_memory(geometry, neurons=neurons, channels=channels, workers=workers)
+    image = 4 * channels * geometry.image_side**2
+    # One shard of images more: they are read and weighted into a copy.
+    shard = shard_rows * max(image, PAIR_BYTES * (keep or neurons))
+    flight = workers * (SHARDS_IN_FLIGHT * shard + shard_rows * image)
     total = psutil.virtual_memory().total
-    if need > 0.9 * total:
+    if search + flight > 0.9 * total:
         raise ConfigError(
-            f"mapping onto {neurons} neurons needs {need / 1e9:.1f} GB with {workers} workers, this machine has "
-            f"{total / 1e9:.1f} GB; lower --workers, or use fewer or smaller neurons"
+            f"mapping onto {neurons} neurons with {workers} workers on this machine needs {search / 1e9:.1f} GB for "
+            f"the search and {flight / 1e9:.1f} GB for {SHARDS_IN_FLIGHT} shards of {shard_rows} rows each, and it has "
+            f"{total / 1e9:.1f} GB; lower --workers, keep fewer neurons (map.keep), use fewer or smaller neurons, or "
+            "ingest with a smaller ingest.shard_images"
         )
 
 
@@ -219,24 +174,6 @@ def _the_map(output: Output, name: str) -> tuple[np.ndarray, dict[str, Any]]:
     if not np.isfinite(weights).all():
         raise ConfigError(f"the map {name!r} holds weights that are not finite; train or import it again")
     return weights, attrs
-
-
-def _add_arrays(survey: Survey, group: str, neurons: int) -> None:
-    dims, shape = ("neuron",), (neurons,)
-    distance = {"units": "1", "long_name": "distance at the best transform"}
-    turn = {"units": "1", "long_name": "rotation k: k * 360 / rotations degrees clockwise, row 0 on top"}
-    flip = {"long_name": "rows reversed after the rotation"}
-    specs = {
-        "distance": ArraySpec("float32", dims, shape, np.nan, distance),
-        "rotation": ArraySpec("uint16", dims, shape, attrs=turn),
-        "flip": ArraySpec("bool", dims, shape, attrs=flip),
-        "bmu": ArraySpec("int32", fill=-1, attrs={"long_name": "best-matching unit, -1 where not mapped"}),
-        "bmu_distance": ArraySpec("float32", fill=np.nan, attrs=distance),
-        "bmu_rotation": ArraySpec("uint16", attrs=turn),
-        "bmu_flip": ArraySpec("bool", attrs=flip),
-    }
-    for name, spec in specs.items():
-        survey.add_image_array(f"{group}/{name}", spec)
 
 
 def result_columns(survey: Survey, name: str, lattice: Lattice, geometry: Geometry) -> dict[str, Any]:

@@ -2,38 +2,47 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from skysom.cluster.fence import Guard
 from skysom.cluster.ledger import Ledger
 from skysom.cluster.lock import OutputLock
 from skysom.jobs.config import Config, flatten
 from skysom.jobs.errors import ConfigError, MissingStageError
+from skysom.jobs.progress import say
 from skysom.jobs.results import MAPPING_COLUMNS, update_catalogue
-from skysom.storage.survey import Survey, remove_tree
+from skysom.jobs.sweep import PREPARED_ARRAYS, sweep
+from skysom.storage import place as places
+from skysom.storage.jsonlines import JsonLines
+from skysom.storage.place import Place, place, remove_tree, write_atomically
+from skysom.storage.survey import Survey
 
 STAGES = ("ingest", "preprocess", "train", "map", "report")
-PREPARED_ARRAYS = ("prepared", "prepared_scale", "channel_sum", "prepared_status", "ok", "redshift")
-"""Arrays of the store that preprocessing makes."""
 
 
 class Output:
-    """``DIR`` and what is in it; write to it only while holding its `lock`."""
+    """``DIR`` (a path or URL) and what is in it; write to it only while holding its `lock`.
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    epoch: which acquisition of the output this is, while it is locked; guard: what its workers ask before
+    they write (see OutputLock).
+    """
+
+    def __init__(self, root: str | Place) -> None:
+        self.root = place(root)
         self.survey = self.root / "survey.zarr"
         self.catalogue = self.root / "catalogue.parquet"
         self.report = self.root / "report.html"
         self.history = self.root / "history.jsonl"
         self.private = self.root / ".skysom"
+        self.epoch = 0
+        self.guard: Guard | None = None
+        self._history = JsonLines(self.history)
 
-    def checkpoint(self, name: str) -> Path:
+    def checkpoint(self, name: str) -> Place:
         """Where the training of map ``name`` saves itself."""
         return self.private / f"training-{name}.npz"
 
@@ -44,18 +53,22 @@ class Output:
         What an interrupted run left half-way is put right first. ``create`` makes the directory;
         without it a directory that no run has made is a MissingStageError.
         """
-        if self.root.exists() and not self.root.is_dir():
+        if places.exists(self.root) and not places.is_dir(self.root):
             raise ConfigError(f"--output {self.root} is a file; give a directory")
-        if not create and not self.private.is_dir():
+        if not create and not places.is_dir(self.private):
             raise MissingStageError(f"{self.root} is no output of skysom; check --output, or start with `skysom run`")
         try:
-            self.private.mkdir(parents=True, exist_ok=True)
+            places.make_directory(self.private)
         except OSError as error:
             raise ConfigError(f"cannot write to --output {self.root}: {error.strerror}") from None
-        with OutputLock(self.private / "lock"):
+        with OutputLock(self.private / "lock", on_wait=say) as lock:
+            self.epoch, self.guard = lock.epoch, lock.guard()
+            if lock.taken_over:
+                say(lock.taken_over)
             self._finish_discard()
-            if self.survey.exists():
-                Survey(self.survey, "r+").recover()
+            swept = sweep(self)
+            if swept:
+                say(f"swept {swept:,} partial {'file' if swept == 1 else 'files'} of an interrupted run")
             yield
 
     def ledger(self) -> Ledger:
@@ -65,20 +78,19 @@ class Output:
     def log(self, event: str, **values: Any) -> None:
         """Append one line to history.jsonl."""
         line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **values}
-        with self.history.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._history.append(line, soon=event == "shard")
 
     # --- configuration of each stage ----------------------------------------------------------
 
     def recorded(self) -> dict[str, dict[str, Any]]:
         """Stage keys and the configuration each was started with."""
         path = self.private / "config.json"
-        if not path.exists():
-            return {}
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(places.read_bytes(path))
             if all(isinstance(values, dict) for values in found.values()):
                 return found
+        except FileNotFoundError:
+            return {}
         except (ValueError, AttributeError):
             pass
         raise ConfigError(f"{path} is damaged; restore it, or begin again in a new --output")
@@ -126,13 +138,14 @@ class Output:
         self._finish_discard()
 
     @property
-    def _discarding(self) -> Path:
+    def _discarding(self) -> Place:
         return self.private / "discard.json"
 
     def _finish_discard(self) -> None:
-        if not self._discarding.exists():
+        try:
+            wanted = json.loads(places.read_bytes(self._discarding))
+        except FileNotFoundError:
             return
-        wanted = json.loads(self._discarding.read_text())
         stage, name = wanted["stage"], wanted["name"]
         later = STAGES[STAGES.index(stage) :]
         everything = stage in ("ingest", "preprocess")
@@ -144,24 +157,26 @@ class Output:
         for path in self._discarded_paths(stage, None if everything else name):
             remove_tree(path)
         if stage != "report":  # results of a map that is gone must not look like results
-            self.report.unlink(missing_ok=True)
+            places.remove(self.report)
         if stage == "ingest":
-            self.catalogue.unlink(missing_ok=True)
-        elif stage != "report" and self.catalogue.exists():
+            places.remove(self.catalogue)
+        elif stage != "report" and places.exists(self.catalogue):
             update_catalogue(self.catalogue, {}, Survey(self.survey).shard_images, drop=MAPPING_COLUMNS)
         self.forget(*keys)
-        self._discarding.unlink()
+        places.remove(self._discarding)
 
-    def _discarded_paths(self, stage: str, name: str | None) -> list[Path]:
+    def _discarded_paths(self, stage: str, name: str | None) -> list[Place]:
+        trainings = places.files_below(self.private, "training-*.npz")
         if stage == "ingest":
-            return [self.survey, self.survey.with_name("survey.zarr.partial"), *self.private.glob("training-*.npz")]
+            return [self.survey, self.survey.with_name("survey.zarr.partial"), *trainings]
         soms, mappings = self.survey / "soms", self.survey / "mappings"
         if stage == "preprocess":
             arrays = [self.survey / array for array in PREPARED_ARRAYS]
-            return [*arrays, soms, mappings, *self.private.glob("training-*.npz")]
+            return [*arrays, soms, mappings, *trainings]
         paths = [mappings / str(name)] if stage in ("train", "map") else []
         if stage == "train":
-            paths += [soms / str(name), *soms.glob(f"{name}-stage*"), self.checkpoint(str(name))]
+            stages = [entry for entry in places.entries(soms) if entry.name.startswith(f"{name}-stage")]
+            paths += [soms / str(name), *stages, self.checkpoint(str(name))]
         return paths
 
     def forget(self, *stages: str) -> None:
@@ -172,7 +187,7 @@ class Output:
     def need(self, stage: str, command: str) -> str:
         """Hash of a finished stage; MissingStageError with the command that makes it."""
         recorded = self.recorded()
-        if stage not in recorded or not self.survey.exists():
+        if stage not in recorded or not Survey.is_at(self.survey):
             raise MissingStageError(f"{self.root} has no finished stage {stage!r}; run `{command}` first")
         return hash_of(recorded[stage])
 
@@ -188,7 +203,9 @@ def stage_values(config: Config, stage: str) -> dict[str, Any]:
     if stage == "preprocess":
         return {"preprocess": values["preprocess"]}
     if stage == "train":
-        return {"som": values["som"], "train": values["train"]}
+        # What no result depends on may change while a training goes on.
+        free = ("memory_gb", "checkpoint_batches")
+        return {"som": values["som"], "train": {k: v for k, v in values["train"].items() if k not in free}}
     if stage == "map":
         # Without a published map the lattice is that of training; it is recorded there.
         return {
@@ -209,16 +226,6 @@ def missing_shards(output: Output, stage: str, config: str) -> list[tuple[int, i
     return [shard for shard in Survey(output.survey).shards() if shard not in done]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside and rename: the file is the old one or the new one, never half."""
-    beside = path.with_name(path.name + ".partial")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
 class Timer:
     """Seconds since it was made."""
 
@@ -234,7 +241,7 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _difference(stage: str, old: Mapping[str, Any], new: Mapping[str, Any], root: Path) -> str:
+def _difference(stage: str, old: Mapping[str, Any], new: Mapping[str, Any], root: Place) -> str:
     missing = object()
     lines = []
     for key in sorted({*old, *new}):

@@ -8,6 +8,7 @@ import numpy as np
 
 from skysom.engine.lattice import Lattice, lattice_from_dict
 from skysom.jobs.errors import ConfigError
+from skysom.storage.place import Place
 from skysom.storage.survey import Survey
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
@@ -38,20 +39,20 @@ def check_new(store: Survey, name: str, som: Path | None, mapping: Path | None) 
             )
 
 
-def check_outputs(survey: Path, rows: list[Path], others: list[Path]) -> None:
+def check_outputs(survey: Place, rows: list[Path], others: list[Path]) -> None:
     """ConfigError where outputs share a file or lie in the store; beside each of ``rows`` goes its `rows_file`."""
     outputs: set[Path] = set()
     for path in [*others, *rows, *map(rows_file, rows)]:
         resolved = path.resolve()
         if resolved in outputs:
             raise ConfigError(f"{path} would be written twice; give every output its own file")
-        if survey.resolve() in (resolved, *resolved.parents):
+        if isinstance(survey, Path) and survey.resolve() in (resolved, *resolved.parents):
             raise ConfigError(f"{path} lies in the survey store {survey}; give a place outside it")
         outputs.add(resolved)
 
 
 def check_complete(store: Survey, name: str, *, transforms: bool) -> None:
-    """ConfigError unless mappings/<name> is there (``transforms`` too) and has a result for every usable row."""
+    """ConfigError unless mappings/<name> is there (``transforms`` too) with every neuron for every usable row."""
     if name not in store.mapping_names():
         raise ConfigError(f"{store.path} has no mapping {name!r}; it has {store.mapping_names()}")
     group = f"mappings/{name}"
@@ -59,6 +60,17 @@ def check_complete(store: Survey, name: str, *, transforms: bool) -> None:
         raise ConfigError(f"mapping {name!r} was imported without transforms; export it without --transforms")
     if f"{group}/bmu" not in store or f"{group}/bmu_distance" not in store:
         raise ConfigError(f"mapping {name!r} was only begun; finish it with `skysom map --som-name {name}`")
+    attrs = store.group[group].attrs
+    if "keep" in attrs:
+        raise ConfigError(
+            f"mapping {name!r} keeps the best {attrs['keep']} neurons of each image, the peer's files hold all; map "
+            "again without map.keep under another --som-name and export that"
+        )
+    if "where" in attrs:
+        raise ConfigError(
+            f"mapping {name!r} is of the rows where {attrs['where']}, the peer's files hold all usable rows; map "
+            "again without --where under another --som-name and export that"
+        )
     ok, bmu, distance = (store.column(array) for array in ("ok", f"{group}/bmu", f"{group}/bmu_distance"))
     missing = int(np.count_nonzero(ok & ((bmu < 0) | np.isnan(distance))))
     if missing:

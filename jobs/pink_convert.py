@@ -14,12 +14,14 @@ from skysom.jobs.errors import ConfigError
 from skysom.storage import pinkfile
 from skysom.storage.pinkfile import PinkData, PinkMap, PinkTransforms
 from skysom.storage.pinkheader import Layout
+from skysom.storage.place import Place, exists, remove_tree
+from skysom.storage.publish import publish
 from skysom.storage.status import CODES
-from skysom.storage.survey import PREPARED_AXES, ArraySpec, Survey, read_images, remove_tree, status_attrs
+from skysom.storage.survey import PREPARED_AXES, ArraySpec, Survey, read_images, status_attrs
 
 
 def import_pink(
-    survey: Path,
+    survey: Place,
     *,
     images: Path | None = None,
     som: Path | None = None,
@@ -71,7 +73,7 @@ def import_pink(
 
 
 def export_pink(
-    survey: Path,
+    survey: Place,
     *,
     images: Path | None = None,
     som: Path | None = None,
@@ -120,8 +122,8 @@ def export_pink(
 # --- images -----------------------------------------------------------------------------------
 
 
-def _import_images(path: Path, data: PinkData, shard_images: int) -> None:
-    if path.exists():
+def _import_images(path: Place, data: PinkData, shard_images: int) -> None:
+    if exists(path):
         raise ConfigError(f"{path} exists; images make a new store, give another place or leave --images out")
     channels, side, _ = data.shape
     beside = path.with_name(f"{path.name}.partial")
@@ -146,7 +148,7 @@ def _import_images(path: Path, data: PinkData, shard_images: int) -> None:
     for start, stop in store.shards():
         for name, values in _rows_of(data.read(start, stop), start).items():
             store.write_rows(name, start, values)
-    beside.rename(path)
+    publish(beside, path)
 
 
 def _columns(channels: int, side: int) -> dict[str, ArraySpec]:
@@ -256,7 +258,7 @@ def _import_mapping(
     except BaseException:
         remove_tree(store.path / beside)
         raise
-    _put_in_place(store, name)
+    publish(store.path / beside, store.path / "mappings" / name)
 
 
 def _write_mapping(
@@ -280,17 +282,6 @@ def _write_mapping(
             values[rows] = found[array]
             store.write_rows(f"{group}/{array}", start, values)
     store.group[group].attrs.update(attrs)
-
-
-def _put_in_place(store: Survey, name: str) -> None:
-    """Rename the finished mapping, so that a kill leaves the old one or the new one."""
-    final = store.path / "mappings" / name
-    old = final.with_name(f".{name}.old")
-    remove_tree(old)
-    if final.exists():
-        final.rename(old)
-    final.with_name(f".{name}.partial").rename(final)
-    remove_tree(old)
 
 
 def _mapping_attrs(

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from skysom.jobs.output import Output, hash_of, missing_shards, stage_values
 from skysom.jobs.passes import staged_pass
 from skysom.jobs.progress import say
 from skysom.jobs.results import check_whole, summary, update_catalogue
+from skysom.storage.place import Place
 from skysom.storage.status import CODES
 from skysom.storage.survey import (
     CHUNK_IMAGES,
@@ -50,10 +50,19 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Raw:
+    """Cut-outs (n, C, H, H) float32 with their status codes (n,) uint8 and redshifts (n,) float64 or None."""
+
+    images: np.ndarray
+    codes: np.ndarray
+    redshift: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class Preparer:
     """Cut-outs of rows, from the store (or cut on the fly where ``reader`` is given), preprocessed."""
 
-    survey: Path
+    survey: Place
     chain: Chain
     reader: CutoutReader | None
 
@@ -61,20 +70,31 @@ class Preparer:
     def _store(self) -> Survey:
         return Survey(self.survey)
 
-    def __call__(self, start: int, stop: int) -> Prepared:
-        parts = [self._chunk(first, min(first + CHUNK_IMAGES, stop)) for first in range(start, stop, CHUNK_IMAGES)]
+    def stored_codes(self, start: int, stop: int) -> np.ndarray:
+        """Status codes (n,) uint8 that ingest has stored."""
+        return self._store.read("status", start, stop)
+
+    def read(self, start: int, stop: int) -> Raw:
+        """What is known of rows [start, stop) before preprocessing."""
+        if self.reader is None:
+            codes = self.stored_codes(start, stop)
+            images = read_images(self._store, "images", start, stop)
+        else:
+            images, codes, _ = self.reader.read(start, stop)
+        redshift = self._store.read("redshift", start, stop) if "redshift" in self._store else None
+        return Raw(images, codes, redshift)
+
+    def prepare(self, raw: Raw) -> Prepared:
+        """Apply the chain, to so many images at a time that its intermediate arrays stay small."""
+        firsts = range(0, len(raw.images), CHUNK_IMAGES)
+        parts = [self._chunk(raw, slice(first, first + CHUNK_IMAGES)) for first in firsts]
         return Prepared(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("images", "codes", "sums")))
 
-    def _chunk(self, start: int, stop: int) -> Prepared:
-        codes = self._store.read("status", start, stop)
-        if self.reader is None:
-            raw = read_images(self._store, "images", start, stop)
-        else:
-            raw, codes, _ = self.reader.read(start, stop)
-        attrs = self._store.attrs
-        redshift = self._store.read("redshift", start, stop) if "redshift" in self._store else None
-        scale = attrs["pixel_scale_arcsec"]
-        batch = preprocess(raw, list(self.chain), redshift=redshift, pixel_scale_arcsec=scale)
+    def _chunk(self, raw: Raw, rows: slice) -> Prepared:
+        images, codes = raw.images[rows], raw.codes[rows]
+        redshift = None if raw.redshift is None else raw.redshift[rows]
+        scale = self._store.attrs["pixel_scale_arcsec"]
+        batch = preprocess(images, list(self.chain), redshift=redshift, pixel_scale_arcsec=scale)
         found = np.array([CODES[str(name)] for name in batch.status], np.uint8)
         extreme = np.abs(batch.images).max(axis=(1, 2, 3)) > LARGEST_PIXEL
         found[extreme] = CODES["out_of_range"]
@@ -92,17 +112,26 @@ class PreprocessWorker:
 
     @cached_property
     def survey(self) -> Survey:
+        """The store, open for writing."""
         return Survey(self.preparer.survey, "r+")
 
-    def __call__(self, shard: Shard) -> dict[str, Any]:
-        start, stop = shard
-        prepared = self.preparer(start, stop)
+    def read(self, shard: Shard) -> tuple[Raw, np.ndarray]:
+        """Raw images, and the stored status codes of ingest (n,)."""
+        return self.preparer.read(*shard), self.preparer.stored_codes(*shard)
+
+    def compute(self, shard: Shard, data: tuple[Raw, np.ndarray]) -> tuple[Prepared, np.ndarray]:
+        """Prepared images, and the status codes of ingest and preprocessing together (n,)."""
+        raw, codes = data
+        prepared = self.preparer.prepare(raw)
+        return prepared, np.where(codes == 0, prepared.codes, codes)
+
+    def write(self, shard: Shard, result: tuple[Prepared, np.ndarray]) -> dict[str, Any]:
+        """Write them; counts each status."""
+        start, (prepared, codes) = shard[0], result
         if self.keep != "none":
             write_images(self.survey, "prepared", start, prepared.images)
         self.survey.write_rows("channel_sum", start, prepared.sums)
         self.survey.write_rows("prepared_status", start, prepared.codes)
-        codes = self.survey.read("status", start, stop)
-        codes = np.where(codes == 0, prepared.codes, codes)
         self.survey.write_rows("ok", start, codes == 0)
         return {"status": cutouts.status_counts(codes)}
 
@@ -180,7 +209,7 @@ def _add_redshifts(output: Output, survey: Survey) -> None:
 class PreparedReader:
     """Images as the map sees them, channel weights applied; picklable."""
 
-    survey: Path
+    survey: Place
     preparer: Preparer | None
     weights: tuple[float, ...]
 
@@ -188,14 +217,24 @@ class PreparedReader:
     def _store(self) -> Survey:
         return Survey(self.survey)
 
+    def fetch(self, start: int, stop: int) -> Any:
+        """What `prepared` makes the images of rows [start, stop) of; reading alone."""
+        if self.preparer is not None:
+            return self.preparer.read(start, stop)
+        return read_images(self._store, "prepared", start, stop)
+
+    def prepared(self, fetched: Any) -> np.ndarray:
+        """Images (n, C, side, side) float32 of what was fetched; computing alone."""
+        images = fetched if self.preparer is None else self.preparer.prepare(fetched).images
+        return images * np.asarray(self.weights, np.float32)[:, None, None]
+
+    def usable(self, start: int, stop: int) -> np.ndarray:
+        """Which rows of [start, stop) are usable, (n,) bool."""
+        return self._store.read("ok", start, stop)
+
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Images (n, C, side, side) float32 of rows [start, stop) and whether each is usable, (n,) bool."""
-        ok = self._store.read("ok", start, stop)
-        if self.preparer is None:
-            images = read_images(self._store, "prepared", start, stop)
-        else:
-            images = self.preparer(start, stop).images
-        return images * np.asarray(self.weights, np.float32)[:, None, None], ok
+        return self.prepared(self.fetch(start, stop)), self.usable(start, stop)
 
     def rows(self, rows: Any) -> np.ndarray:
         """Images of any rows (n,), in that order; chunks are read once each."""

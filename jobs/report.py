@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from html import escape
 from importlib import resources
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -14,6 +13,9 @@ from skysom.jobs import report_data, report_figures, report_map, report_sections
 from skysom.jobs.report_data import Content, MappingSummary
 from skysom.jobs.report_history import read_history
 from skysom.jobs.report_u_matrix import u_matrix
+from skysom.storage import place as places
+from skysom.storage.catalogue import parquet_source
+from skysom.storage.place import Place, place, write_atomically
 from skysom.storage.survey import Survey
 
 ImageLoader = Callable[[Sequence[int]], np.ndarray]
@@ -26,14 +28,14 @@ GALLERY_PIXELS = 3_000_000
 
 
 def write_report(
-    output: Path,
+    output: str | Place,
     *,
     mapping: str = "main",
     som: str = "main",
     image_loader: ImageLoader | None = None,
     config_text: str = "",
     title: str = "",
-) -> Path:
+) -> Place:
     """Write ``output/report.html`` from what the output holds; returns its path.
 
     Parameters
@@ -54,13 +56,13 @@ def write_report(
     -----
     The page holds a bounded number of pictures and is replaced atomically. It needs neither scripts nor network.
     """
-    output = Path(output)
+    output = place(output)
     survey = Survey(output / "survey.zarr")
     content = _gather(output, survey, mapping, som, image_loader)
     page = Template(resources.files("skysom.jobs").joinpath("report_template.html").read_text(encoding="utf-8"))
     sections = report_sections.all_sections(content, config_text or _stored_config(output))
     html = page.substitute(
-        title=escape(title or f"{output.resolve().name}: survey map"),
+        title=escape(title or f"{report_data.name_of(output)}: survey map"),
         summary=report_sections.summary(content),
         figures=report_sections.key_figures(content),
         contents="".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in sections),
@@ -68,13 +70,11 @@ def write_report(
         footer=report_sections.footer(content),
     )
     target = output / "report.html"
-    partial = target.with_name(".report.html.partial")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(target)
+    write_atomically(target, html.encode())
     return target
 
 
-def _gather(output: Path, survey: Survey, mapping: str, som: str, loader: ImageLoader | None) -> Content:
+def _gather(output: Place, survey: Survey, mapping: str, som: str, loader: ImageLoader | None) -> Content:
     common: dict[str, Any] = {
         "output": output,
         "counts": report_data.count_rows(survey),
@@ -167,19 +167,19 @@ def _pictures(loader: ImageLoader | None, rows: np.ndarray, side: int, size: int
     return found
 
 
-def _catalogue_columns(path: Path) -> list[str]:
-    if not path.exists():
+def _catalogue_columns(path: Place) -> list[str]:
+    if not places.exists(path):
         return []
     import pyarrow.parquet
 
-    return list(pyarrow.parquet.read_schema(path).names)
+    return list(pyarrow.parquet.read_schema(parquet_source(path)).names)
 
 
-def _stored_config(output: Path) -> str:
+def _stored_config(output: Place) -> str:
     import json
 
     path = output / ".skysom" / "config.json"
     try:
-        return json.dumps(json.loads(path.read_text(encoding="utf-8")), indent=2)
+        return json.dumps(json.loads(places.read_bytes(path)), indent=2)
     except (OSError, ValueError):
         return ""

@@ -13,6 +13,7 @@ import numpy as np
 
 from skysom.jobs import report_figures as figures
 from skysom.jobs.report_history import History
+from skysom.storage.place import Place
 from skysom.storage.survey import Survey
 
 BLOCK_ROWS = 65_536
@@ -255,6 +256,11 @@ def worst_matches(survey: Survey, name: str, rows: np.ndarray) -> list[WorstMatc
     return found
 
 
+def name_of(output: Place) -> str:
+    """What to call an output: its last name."""
+    return output.resolve().name if isinstance(output, Path) else output.name or str(output)
+
+
 @dataclass(frozen=True)
 class Content:
     """Everything the page shows. ``lattice`` and its kin are None before training, ``mapping`` before mapping.
@@ -264,7 +270,7 @@ class Content:
     thumbnails (C, s, s) uint8 by row for the gallery, ``worst_pictures`` likewise for the worst matches.
     """
 
-    output: Path
+    output: Place
     counts: Counts
     attrs: dict[str, Any]
     history: History

@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from skysom.jobs.report_words import as_float
+from skysom.storage.jsonlines import JsonLines
+from skysom.storage.place import Place
 
 
 @dataclass
@@ -19,14 +20,40 @@ class StageTime:
 
 
 @dataclass
+class WorkerTime:
+    """What a worker did in a stage, over all runs; memory_bytes is the largest peak of a process of it."""
+
+    host: str = ""
+    device: str = ""
+    images: float = 0.0
+    read_s: float = 0.0
+    compute_s: float = 0.0
+    write_s: float = 0.0
+    memory_bytes: float = 0.0
+
+    def add(self, values: dict[str, Any], images: float) -> None:
+        self.host, self.device = str(values.get("host", "")), str(values.get("device", ""))
+        self.images += max(images, 0.0)
+        for step in ("read_s", "compute_s", "write_s"):
+            setattr(self, step, getattr(self, step) + max(as_float(values.get(step, 0)), 0.0))
+        self.memory_bytes = max(self.memory_bytes, as_float(values.get("memory_bytes", 0)))
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of all steps together; they overlap."""
+        return self.read_s + self.compute_s + self.write_s
+
+
+@dataclass
 class History:
-    """Time by stage, and the events of the training that made the map, in the order of images seen."""
+    """Time by stage and by (stage, worker), and the events of the training that made the map, by images seen."""
 
     stages: dict[str, StageTime] = field(default_factory=dict)
     training: list[dict[str, Any]] = field(default_factory=list)
+    workers: dict[tuple[str, str], WorkerTime] = field(default_factory=dict)
 
 
-def read_history(path: Path, som: str, mapping: str) -> History:
+def read_history(path: Place, som: str, mapping: str) -> History:
     """The history of ``som`` and ``mapping`` and of the stages they share with other maps of the output.
 
     A missing file or a torn line is no error. Of a run that was killed, what its records cover is counted.
@@ -35,20 +62,17 @@ def read_history(path: Path, som: str, mapping: str) -> History:
     for event in _events(path):
         reader.add(event)
     reader.interrupted()
-    return History(reader.stages, reader.curve)
+    return History(reader.stages, reader.curve, reader.workers)
 
 
-def _events(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(event, dict):
-                yield event
+def _events(path: Place) -> Iterator[dict[str, Any]]:
+    for line in JsonLines(path).read(torn=True):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            yield event
 
 
 @dataclass
@@ -81,6 +105,7 @@ class _Reader:
         self.som, self.training_key = som, f"train:{som}"
         self.keys = {"ingest", "preprocess", "report", self.training_key, f"map:{mapping}"}
         self.stages: dict[str, StageTime] = {}
+        self.workers: dict[tuple[str, str], WorkerTime] = {}
         self.curve: list[dict[str, Any]] = []
         self.run: _Run | None = None
         self.trained = False
@@ -92,8 +117,11 @@ class _Reader:
         elif kind == "stage_end":
             self._end(event)
         elif kind == "shard" and self.run is not None:
-            self.run.images += max(as_float(event.get("stop")) - as_float(event.get("start")), 0.0)
+            images = max(as_float(event.get("stop")) - as_float(event.get("start")), 0.0)
+            self.run.images += images
             self.run.last = _time(event)
+            if self.run.key in self.keys:
+                self._work(str(event.get("worker", 0)), event, images)
         elif kind == "training" and event.get("som") == self.som:
             self._learn(event)
 
@@ -117,6 +145,15 @@ class _Reader:
         self.curve.append(event)
         if self.run is not None and self.run.key == self.training_key:
             self.run.learned(seen, _time(event))
+            workers = event.get("workers")
+            for number, values in workers.items() if isinstance(workers, dict) else ():
+                if isinstance(values, dict):
+                    self._work(str(number), values, as_float(values.get("images", 0)))
+
+    def _work(self, worker: str, values: dict[str, Any], images: float) -> None:
+        assert self.run is not None
+        own = self.workers.setdefault((self.run.key.partition(":")[0], worker), WorkerTime())
+        own.add(values, images)
 
     def _end(self, event: dict[str, Any]) -> None:
         key = str(event.get("key") or event.get("stage"))

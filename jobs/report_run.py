@@ -6,10 +6,13 @@ from html import escape
 import numpy as np
 
 from skysom.jobs.report_data import Content
-from skysom.jobs.report_words import Section, duration, number, rate, version
+from skysom.jobs.report_words import Section, as_float, duration, number, rate, version
 
 MAX_CONFIG = 20_000
 """Characters of the configuration that are printed."""
+
+MAX_WORKERS = 200
+"""Rows of the table of workers."""
 
 CAUSES = {
     "no_file_name": (
@@ -72,7 +75,7 @@ def run_section(content: Content, config_text: str) -> Section:
     return Section(
         "run",
         "The run",
-        _times(content) + _next_steps(content) + _configuration(config_text) + _versions(content),
+        _times(content) + _workers(content) + _next_steps(content) + _configuration(config_text) + _versions(content),
     )
 
 
@@ -91,6 +94,33 @@ def _times(content: Content) -> str:
         f'<th class="number">Images</th><th class="number">Images a second</th></tr>{rows}</table></div>'
         '<p class="caption">All runs together, the images counted as often as they were processed: again where a '
         "stage was repeated, once an iteration in training. Of a run that was killed, what it recorded counts.</p>"
+    )
+
+
+def _workers(content: Content) -> str:
+    """A row a stage and worker."""
+    order = {stage: place for place, stage in enumerate(content.history.stages)}
+    found = sorted(content.history.workers.items(), key=lambda item: (order.get(item[0][0], 99), as_float(item[0][1])))
+    rows = ""
+    for (stage, worker), own in found[:MAX_WORKERS]:
+        busy = own.busy_s or 1.0
+        split = " / ".join(f"{100 * getattr(own, step) / busy:.0f}" for step in ("read_s", "compute_s", "write_s"))
+        memory = f"{own.memory_bytes / 2**20:,.0f} MiB" if own.memory_bytes else ""
+        rows += (
+            f"<tr><td>{escape(stage)}</td><td>{escape(worker)} on {escape(own.host or 'this machine')}</td>"
+            f'<td>{escape(own.device)}</td><td class="number">{number(own.images)}</td>'
+            f'<td class="number">{rate(own.images, own.busy_s)}</td><td class="number">{split}</td>'
+            f'<td class="number">{memory}</td></tr>'
+        )
+    if not rows:
+        return ""
+    more = f" The first {MAX_WORKERS} of {len(found)} are shown." if len(found) > MAX_WORKERS else ""
+    return (
+        '<h3>Workers</h3><div class="scroll"><table><tr><th>Stage</th><th>Worker</th><th>Device</th>'
+        '<th class="number">Images</th><th class="number">Images a busy second</th>'
+        '<th class="number">Read / compute / write, %</th><th class="number">Peak memory</th></tr>'
+        f'{rows}</table></div><p class="caption">A busy second is one of reading, computing or writing; they '
+        f"overlap. Online training runs in the coordinating process and is not listed.{more}</p>"
     )
 
 

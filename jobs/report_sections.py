@@ -8,8 +8,8 @@ from html import escape
 
 import numpy as np
 
+from skysom.jobs import report_data, report_map, report_run
 from skysom.jobs import report_figures as figures
-from skysom.jobs import report_map, report_run
 from skysom.jobs.report_data import Content, MappingSummary, QuarterTurns, quarter_turns
 from skysom.jobs.report_words import Section, as_float, duration, number, version
 
@@ -88,7 +88,7 @@ def key_figures(content: Content) -> str:
 
 def footer(content: Content) -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return f"Written {now} by skysom {escape(version('skysom'))} from {escape(content.output.resolve().name)}."
+    return f"Written {now} by skysom {escape(version('skysom'))} from {escape(report_data.name_of(content.output))}."
 
 
 def _distances(content: Content, mapping: MappingSummary) -> Section:

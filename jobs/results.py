@@ -1,11 +1,11 @@
 """The extended catalogue: the input's columns in their order, then the columns a run adds."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from skysom.jobs.errors import ConfigError
 from skysom.storage import catalogue as tables
+from skysom.storage.place import Place
 
 MAPPING_COLUMNS = ("bmu", "bmu_row", "bmu_col", "bmu_depth", "bmu_distance", "angle_deg", "flip")
 """Columns of the latest mapping."""
@@ -22,11 +22,11 @@ def extended(table: Any, ids: Any, id_column: str, columns: Mapping[str, Any]) -
     return tables.add_columns(renamed, first | dict(columns))[0]
 
 
-def update_catalogue(path: Path, columns: Mapping[str, Any], row_group_rows: int, *, drop: tuple = ()) -> None:
+def update_catalogue(path: Place, columns: Mapping[str, Any], row_group_rows: int, *, drop: tuple = ()) -> None:
     """Drop, replace or add result columns, atomically; nothing is written where nothing changes."""
     import pandas as pd
 
-    table = pd.read_parquet(path)
+    table = pd.read_parquet(tables.parquet_source(path))
     changed = table.drop(columns=[name for name in drop if name in table.columns and name not in columns])
     for name, values in columns.items():
         changed[name] = values
@@ -34,14 +34,14 @@ def update_catalogue(path: Path, columns: Mapping[str, Any], row_group_rows: int
         tables.write_catalogue(changed, path, row_group_rows)
 
 
-def write_appended(path: Path, added: Any, row_group_rows: int) -> Path:
-    """Write the catalogue with the rows of ``added`` beside it, to be renamed into place; returns where.
+def write_appended(path: Place, added: Any, row_group_rows: int) -> Place:
+    """Write the catalogue with the rows of ``added`` beside it, to be moved into place; returns where.
 
     Columns only ``added`` has come after the old input columns. CatalogueError where types do not go together.
     """
     import pandas as pd
 
-    before = pd.read_parquet(path)
+    before = pd.read_parquet(tables.parquet_source(path))
     table = pd.concat([before, added], ignore_index=True)
     results = [name for name in before.columns if name in RESULT_COLUMNS]
     inputs = [name for name in table.columns if name not in results]
@@ -61,7 +61,7 @@ def summary(statuses: Any) -> str:
     return f"{usable:,} of {len(statuses):,} images usable" + (f" ({causes})" if causes else "")
 
 
-def check_whole(path: Path, source_ids: Any) -> None:
+def check_whole(path: Place, source_ids: Any) -> None:
     """ConfigError where the rows of the catalogue are not the images of the store, ``source_ids`` in order."""
     import pyarrow.parquet as pq
 
@@ -71,17 +71,17 @@ def check_whole(path: Path, source_ids: Any) -> None:
             f"the catalogue has {rows} rows, the store {len(source_ids)}: an append was interrupted; "
             "run the same `skysom ingest --append` again"
         )
-    found = pq.read_table(path, columns=["source_id"])["source_id"].to_pylist()
+    found = pq.read_table(tables.parquet_source(path), columns=["source_id"])["source_id"].to_pylist()
     if [str(value) for value in found] != [str(value) for value in source_ids.tolist()]:
         raise ConfigError(f"{path} was changed: its source_id is not that of the store row by row; restore it")
 
 
-def catalogue_rows(path: Path) -> int:
+def catalogue_rows(path: Place) -> int:
     """Rows of a Parquet file; ConfigError where it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return int(pq.read_metadata(path).num_rows)
+        return int(pq.read_metadata(tables.parquet_source(path)).num_rows)
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"cannot read {path}: {error}; restore it, or begin again with `--redo ingest`") from None

@@ -1,48 +1,37 @@
 """Train: a map from a selection of the preprocessed images, in the stages of the recipe, with checkpoints."""
 
-import hashlib
-import io
-import time
-import zipfile
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from skysom.cluster.shards import Runtime
+from skysom.cluster.tables import rows_where
+from skysom.engine.batch import check_batch
+from skysom.engine.errors import EngineError
 from skysom.engine.geometry import Geometry
 from skysom.engine.initial import initial_weights
 from skysom.engine.lattice import Cartesian, Hexagonal, Lattice, lattice_to_dict
-from skysom.engine.neighbourhood import Neighbourhood
-from skysom.engine.som import Som
-from skysom.engine.update import AHEAD_IMAGES, OnlineTrainer
+from skysom.engine.memory import batch_memory, training_memory
 from skysom.jobs.config import Config, TrainingStage
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.output import Output, Timer, hash_of, stage_values, write_atomically
+from skysom.jobs.output import Output, Timer, hash_of, stage_values
 from skysom.jobs.preprocess import PreparedReader, open_prepared, preprocess_hash
-from skysom.jobs.progress import Progress, say
+from skysom.jobs.progress import say
 from skysom.jobs.results import summary
+from skysom.jobs.training_run import Plan, TrainingRun, batch_size_of, digest_of, neighbourhood_of
+from skysom.storage import place as places
 from skysom.storage.errors import SurveyError
+from skysom.storage.place import place
 from skysom.storage.survey import Survey
 
-CHECKPOINT_EVERY_S = 30.0
 KEYWORDS = ("zero", "random", "random_with_preferred_direction")
 
 
-@dataclass
-class Position:
-    """How far training has come: stage, iteration, and images of that iteration."""
-
-    stage: int = 0
-    iteration: int = 0
-    image: int = 0
-
-
-def train(config: Config, output: Output) -> None:
+def train(config: Config, output: Output, runtime: Runtime) -> None:
     """Train the map ``som.name`` unless it is finished; continue at the last checkpoint.
 
-    Raises ConfigError where nothing can be selected, the memory would not suffice or the initial map
-    does not fit; MissingStageError before preprocessing.
+    Raises ConfigError where nothing can be selected, the memory would not suffice, the initial map does not
+    fit or updates cannot be made in batches; MissingStageError before preprocessing.
     """
     reader = open_prepared(output)
     name, survey = config.som.name, Survey(output.survey)
@@ -52,22 +41,60 @@ def train(config: Config, output: Output) -> None:
         if is_trained(output, name):
             return
     lattice = lattice_of(config)
+    check_batches(config, lattice)
     geometries = [geometry_of(config, survey, stage) for stage in config.train.stages]
-    rows = select_rows(config, output, survey)
-    check_memory(config, geometries, lattice, survey, len(rows))
+    rows = select_rows(config, output, survey, runtime.dask)
+    check_memory(config, geometries, lattice, survey, len(rows), runtime.workers_here)
     weights = starting_weights(config, output, reader, rows, geometries[0], lattice)
     output.claim(key, stage_values(config, "train"))
     timer = Timer()
     output.log("stage_start", stage="train", key=key, images=len(rows))
-    run = _Run(config, output, reader, rows, geometries, lattice, weights)
+
+    def keep(number: int, weights: np.ndarray) -> None:
+        attrs = describe(lattice, geometries[number], survey) | {"training": _training(config, len(rows), number + 1)}
+        Survey(output.survey, "r+").save_som(f"{name}-stage{number + 1}", weights, attrs)
+
+    digest = digest_of(training_hash(output, name), rows, weights)
+    run = TrainingRun(config, output, runtime, Plan(reader, rows, geometries, lattice, digest, keep))
     weights = run(weights)
-    attrs = describe(lattice, geometries[-1], survey) | {"training": run.training(len(config.train.stages))}
+    training = _training(config, len(rows), len(config.train.stages))
+    attrs = describe(lattice, geometries[-1], survey) | {"training": training}
     Survey(output.survey, "r+").save_som(name, weights, attrs | {"config_hash": training_hash(output, name)})
-    output.checkpoint(name).unlink(missing_ok=True)
+    places.remove(output.checkpoint(name))
     say(f"train: {name!r}, {lattice.size} neurons, from {len(rows):,} images in {timer.seconds:.0f} s")
     output.log(
         "stage_end", stage="train", key=key, seconds=timer.seconds, images=len(rows), presentations=run.presented
     )
+
+
+def _training(config: Config, images: int, stages: int) -> dict[str, Any]:
+    """What a stored map says about its training."""
+    return {
+        "images": images,
+        "seed": config.som.seed,
+        "init": config.som.init,
+        "batch_mode": config.train.batch_mode,
+        "stages": [
+            stage.model_dump(mode="json") | {"batch_size": batch_size_of(config, stage)}
+            for stage in config.train.stages[:stages]
+        ],
+    }
+
+
+def check_batches(config: Config, lattice: Lattice) -> None:
+    """ConfigError where a stage's updates cannot be made in batches of its size."""
+    for number, stage in enumerate(config.train.stages, start=1):
+        size = batch_size_of(config, stage)
+        if size > config.train.shuffle_images:
+            raise ConfigError(
+                f"training stage {number} has batches of {size:,} images, of which train.shuffle_images="
+                f"{config.train.shuffle_images} are in memory together; make batches smaller or raise that number"
+            )
+        try:
+            neighbourhood = neighbourhood_of(stage)
+            check_batch(neighbourhood, neighbourhood.factors(lattice), size, config.train.batch_mode)
+        except EngineError as error:
+            raise ConfigError(f"training stage {number}: {error}") from None
 
 
 def further(output: Output, init: str) -> dict[str, Any]:
@@ -131,7 +158,7 @@ def geometry_of(config: Config, survey: Survey, stage: TrainingStage) -> Geometr
     return Geometry.derive(side, stage.rotations, som.flip, som.region, neuron_side, som.region_side)
 
 
-def select_rows(config: Config, output: Output, survey: Survey) -> np.ndarray:
+def select_rows(config: Config, output: Output, survey: Survey, scheduler: str = "threads") -> np.ndarray:
     """Rows to train on, ascending: usable, selected by ``train.where``, at most ``train.sample``.
 
     The sample depends on the seed and the row alone, not on shards or on rows added later beyond it.
@@ -139,10 +166,7 @@ def select_rows(config: Config, output: Output, survey: Survey) -> np.ndarray:
     chosen = survey.column("ok")
     check_usable(output)
     if config.train.where is not None:
-        from skysom.storage.catalogue import read_catalogue
-        from skysom.storage.selection import select
-
-        chosen &= select(read_catalogue(output.catalogue), config.train.where)
+        chosen &= rows_where(output.catalogue, config.train.where, scheduler=scheduler)
         if not chosen.any():
             raise ConfigError(f"--train-where {config.train.where!r} selects no usable row")
     rows = np.flatnonzero(chosen)
@@ -160,17 +184,30 @@ def check_usable(output: Output) -> None:
         raise ConfigError(f"{causes}; see the column status of {output.catalogue}, mend the cause and `--redo ingest`")
 
 
-def check_memory(config: Config, geometries: list[Geometry], lattice: Lattice, survey: Survey, images: int) -> None:
+def check_memory(
+    config: Config, geometries: list[Geometry], lattice: Lattice, survey: Survey, images: int, workers: int
+) -> None:
     """ConfigError where training would need more memory than ``train.memory_gb``."""
-    from skysom.engine.memory import training_memory
-
-    channels = len(survey.attrs["channels"])
-    need = max(training_memory(g, neurons=lattice.size, channels=channels) for g in geometries)
-    need += 4 * images * channels * geometries[0].image_side ** 2
+    need, channels = 0, len(survey.attrs["channels"])
+    for geometry, stage in zip(geometries, config.train.stages, strict=True):
+        size, image = batch_size_of(config, stage), 4 * channels * geometry.image_side**2
+        if size == 1:
+            need = max(need, images * image + training_memory(geometry, neurons=lattice.size, channels=channels))
+            continue
+        # Of a selection larger than a window, this one and the next are held.
+        held = min(images, 2 * config.train.shuffle_images)
+        sizes = {"neurons": lattice.size, "channels": channels, "batch": min(size, images), "workers": workers}
+        need = max(need, held * image + batch_memory(geometry, **sizes))
     if need > config.train.memory_gb * 1e9:
+        batched = (
+            f" and {workers} worker{'s' * (workers > 1)}"
+            if any(batch_size_of(config, s) > 1 for s in config.train.stages)
+            else ""
+        )
         raise ConfigError(
-            f"training on {images:,} images with {lattice.size} neurons needs {need / 1e9:.1f} GB, "
-            f"train.memory_gb allows {config.train.memory_gb}; lower --train-sample or raise train.memory_gb"
+            f"training on {images:,} images with {lattice.size} neurons{batched} needs {need / 1e9:.3g} GB, "
+            f"train.memory_gb allows {config.train.memory_gb}; lower --train-sample"
+            f"{' or train.shuffle_images' if batched else ''}, or raise train.memory_gb"
         )
 
 
@@ -207,134 +244,15 @@ def load_map(source: str, output: Output, layout: str = "auto") -> tuple[np.ndar
     if source.startswith("som:"):
         return Survey(output.survey).load_som(source[4:])
     path, _, name = source.rpartition(":")
-    if path and Path(path).is_dir():
-        return Survey(Path(path) / "survey.zarr").load_som(name)
-    if Path(source).is_dir():
-        return Survey(Path(source) / "survey.zarr").load_som("main")
-    if not Path(source).exists():
+    if path and not name.startswith("//") and places.is_dir(place(path)):
+        return Survey(place(path) / "survey.zarr").load_som(name)
+    whole = place(source)
+    if places.is_dir(whole):
+        return Survey(whole / "survey.zarr").load_som("main")
+    if not places.exists(whole):
         raise SurveyError(f"there is no map {source!r}; give som:NAME, OUTPUT:NAME or a PINK file")
     from skysom.jobs.pink_convert import read_som
 
-    weights, lattice = read_som(Path(source), layout)  # type: ignore[arg-type]
+    with places.local_file(whole) as file:
+        weights, lattice = read_som(file, layout)  # type: ignore[arg-type]
     return weights, {"lattice": lattice_to_dict(lattice)}
-
-
-class _Run:
-    """The loop over stages, iterations and images, with checkpoints and events."""
-
-    def __init__(
-        self, config: Config, output: Output, reader: PreparedReader, rows: np.ndarray,
-        geometries: list[Geometry], lattice: Lattice, weights: np.ndarray,
-    ) -> None:  # fmt: skip
-        self.config, self.output, self.rows = config, output, rows
-        self.geometries, self.lattice, self.presented = geometries, lattice, 0
-        # Another selection or another start must not continue this one.
-        start = hashlib.sha256(rows.tobytes() + weights.tobytes()).hexdigest()
-        self.digest = hash_of([training_hash(output, config.som.name), start])
-        self.images = reader.rows(rows)
-        self.total = sum(stage.iterations for stage in config.train.stages) * len(rows)
-        self.saved = time.monotonic()
-
-    def __call__(self, weights: np.ndarray) -> np.ndarray:
-        from threadpoolctl import threadpool_limits
-
-        position, weights = self._resume(weights)
-        with Progress("train") as progress, threadpool_limits(1):
-            for number in range(position.stage, len(self.config.train.stages)):
-                weights = self._stage(number, weights, position if number == position.stage else None, progress)
-                if self.config.train.keep_stages and number + 1 < len(self.config.train.stages):
-                    self._keep(number, weights)
-        return weights
-
-    def _stage(self, number: int, weights: np.ndarray, start: Position | None, progress: Progress) -> np.ndarray:
-        stage, geometry = self.config.train.stages[number], self.geometries[number]
-        neighbourhood = Neighbourhood(stage.neighbourhood, stage.sigma, stage.rate, stage.max_update_distance)
-        trainer = OnlineTrainer(Som(weights, self.lattice), neighbourhood, geometry)
-        earlier = sum(s.iterations for s in self.config.train.stages[:number]) * len(self.rows)
-        mean = _Mean()
-        every = max(AHEAD_IMAGES, self.total // 40)
-        for iteration in range(start.iteration if start else 0, stage.iterations):
-            order = self._order(number, iteration)
-            begin = start.image if start and iteration == start.iteration else 0
-            for first in range(begin, len(order), AHEAD_IMAGES):
-                block = order[first : first + AHEAD_IMAGES]
-                _, distance = trainer.train(self.images[block])
-                self._check_finite(distance, number, iteration)
-                self.presented += len(block)
-                seen = earlier + iteration * len(self.rows) + first + len(block)
-                mean.add(distance)
-                progress(seen, self.total)
-                last = iteration + 1 == stage.iterations and first + len(block) == len(order)
-                # A short rest at the end of a stage would be a noisy point.
-                if mean.count >= (every // 2 if last else every):
-                    self._event(number, iteration, seen, mean.take(), stage)
-                self._checkpoint(Position(number, iteration, first + len(block)), trainer)
-        return trainer.weights
-
-    def _check_finite(self, distance: np.ndarray, number: int, iteration: int) -> None:
-        if not np.isfinite(distance).all():
-            stage = self.config.train.stages[number]
-            raise ConfigError(
-                f"training diverged in stage {number + 1}, iteration {iteration + 1}: distances are no longer finite "
-                f"with {stage.neighbourhood}, rate {stage.rate}; lower the rate and run with `--redo train`"
-            )
-
-    def _order(self, stage: int, iteration: int) -> np.ndarray:
-        if not self.config.train.shuffle:
-            return np.arange(len(self.rows))
-        return np.random.default_rng([self.config.som.seed, 3, stage, iteration]).permutation(len(self.rows))
-
-    def _event(self, number: int, iteration: int, seen: int, mean: float, stage: TrainingStage) -> None:
-        self.output.log(
-            "training", stage="train", som=self.config.som.name, training_stage=number, iteration=iteration,
-            images_seen=seen, mean_bmu_distance=mean, update_factor=stage.rate, sigma=stage.sigma,
-        )  # fmt: skip
-
-    def training(self, stages: int) -> dict[str, Any]:
-        """What a stored map says about its training."""
-        return {
-            "images": len(self.rows),
-            "seed": self.config.som.seed,
-            "init": self.config.som.init,
-            "stages": [stage.model_dump(mode="json") for stage in self.config.train.stages[:stages]],
-        }
-
-    def _keep(self, number: int, weights: np.ndarray) -> None:
-        survey = Survey(self.output.survey, "r+")
-        attrs = describe(self.lattice, self.geometries[number], survey)
-        name = f"{self.config.som.name}-stage{number + 1}"
-        survey.save_som(name, weights, attrs | {"training": self.training(number + 1)})
-
-    def _checkpoint(self, position: Position, trainer: OnlineTrainer) -> None:
-        if time.monotonic() - self.saved < CHECKPOINT_EVERY_S:
-            return
-        memory = io.BytesIO()
-        where = np.array([position.stage, position.iteration, position.image])
-        np.savez(memory, weights=trainer.weights, position=where, digest=np.array(self.digest))
-        write_atomically(self.output.checkpoint(self.config.som.name), memory.getvalue())
-        self.saved = time.monotonic()
-
-    def _resume(self, weights: np.ndarray) -> tuple[Position, np.ndarray]:
-        path = self.output.checkpoint(self.config.som.name)
-        if not path.exists():
-            return Position(), weights
-        try:
-            with np.load(path, allow_pickle=False) as saved:
-                if str(saved["digest"]) == self.digest:
-                    return Position(*(int(value) for value in saved["position"])), saved["weights"]
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            say(f"train: the checkpoint {path} cannot be read ({error}); training begins again")
-        return Position(), weights
-
-
-class _Mean:
-    def __init__(self) -> None:
-        self.total, self.count = 0.0, 0
-
-    def add(self, values: np.ndarray) -> None:
-        self.total, self.count = self.total + float(values.sum(dtype=np.float64)), self.count + len(values)
-
-    def take(self) -> float:
-        mean = self.total / max(self.count, 1)
-        self.total, self.count = 0.0, 0
-        return round(mean, 6)

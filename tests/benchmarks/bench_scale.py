@@ -249,7 +249,7 @@ def report(f: dict[str, float]) -> str:
         [
             f"map {f['images']:,.0f} images of 64x64, 100 neurons, 360 rotations and flips, two workers:",
             f"  {f['milliseconds']:.3f} ms an image, {f['growth']:.3f} times that of {f['small']:,.0f} images",
-            f"  search alone {f['search_milliseconds']:.3f} ms: the engine {100 * f['engine_share']:.1f} % of the total",
+            f"  search alone {f['search_milliseconds']:.3f} ms: engine {100 * f['engine_share']:.1f} % of the total",
             f"  peak memory of a worker {f['worker_bytes'] / mib:,.0f} MiB, with {f['small']:,.0f} images "
             f"{f['small_worker_bytes'] / mib:,.0f} MiB; of the driver {f['driver_bytes'] / mib:,.0f} and "
             f"{f['small_driver_bytes'] / mib:,.0f} MiB",

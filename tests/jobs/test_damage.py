@@ -121,11 +121,11 @@ def test_an_unfinished_mapping_is_not_reported(run, monkeypatch):
     class Killed(BaseException):
         pass
 
-    def killed(self, shard):
+    def killed(self, shard, data):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(MapWorker, "__call__", killed)
+        patch.setattr(MapWorker, "compute", killed)
         with pytest.raises(Killed):
             run()
     assert Survey(run.output / "survey.zarr").mapping_names() == ["main"]

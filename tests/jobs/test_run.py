@@ -348,7 +348,7 @@ def test_print_config_changes_nothing(small_survey, tiny, tmp_path, capsys):
 
 @pytest.mark.parametrize("blocks", [3, 10, 14])
 def test_interrupted_training_continues_at_its_checkpoint(finished, tiny, tmp_path, monkeypatch, blocks):
-    from skysom.jobs import train as module
+    from skysom.jobs import training_run as module
 
     class Killed(BaseException):
         pass
