@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from skysom.cluster.errors import PassError
 from skysom.cluster.training_crew import Crew
 from skysom.cluster.training_worker import Piece, Step, positions_of
 from skysom.engine.batch import coefficients, empty_sums, fixed_point_scale, moved_weights
@@ -72,6 +73,7 @@ class Coordinator:
     def __init__(self, crew: Crew, images: int) -> None:
         self.crew, self.images = crew, images
         self._number = 0
+        self._seats: list[int] = []
 
     def train(self, weights: np.ndarray, schedule: Schedule, *, epoch: int = 0, seen: int = 0) -> Iterator[BatchDone]:
         """Yield after every batch of a stage, from image ``seen`` of ``epoch`` on (where a batch ended)."""
@@ -90,24 +92,26 @@ class Coordinator:
                     done += batch.size
                     if done > begin:
                         self._number += 1
+                        if self.crew.seats() != self._seats:  # dealt out anew, to be read in one sweep
+                            shared = self._expect(parts[i : i + 2])
                         found = self._move(weights, batch, shared, schedule.step, step)
                         weights = found.weights
                         yield replace(found, epoch=number, seen=done)
 
     def _expect(self, parts: Sequence[Window]) -> Any:
         """Have each worker read its blocks of the first window, then those of the next; returns the first, shared."""
-        seats, shared = self.crew.seats(), [self.crew.share(window) for window in parts]
-        shares: dict[int, tuple] = dict.fromkeys(seats, ())
+        self._seats, shared = self.crew.seats(), [self.crew.share(window) for window in parts]
+        shares: dict[int, tuple] = dict.fromkeys(self._seats, ())
         for window, reference in zip(parts, shared, strict=True):
-            for i, seat in enumerate(seats):
-                shares[seat] += (reference, np.arange(window.blocks)[i :: len(seats)])
+            for i, seat in enumerate(self._seats):
+                shares[seat] += (reference, np.arange(window.blocks)[i :: len(self._seats)])
         self.crew.tell("expect", shares)
         return shared[0]
 
     def _move(self, weights: np.ndarray, batch: "_Batch", window: Any, step: Step, shared: Any) -> BatchDone:
         """One batch: search, add, move."""
         started = time.perf_counter()
-        pieces = batch.pieces(self.crew.seats())
+        pieces = batch.pieces(self._seats)
         current, seats, peak = self.crew.share(weights), dict[int, SeatTimes](), 0.0
         bmu, distance = np.empty(batch.size, np.int32), np.empty(batch.size, np.float32)
         calls: dict[int, tuple] = {key: (piece, window, current, shared) for key, piece in pieces.items()}
@@ -116,6 +120,12 @@ class Coordinator:
             bmu[positions], distance[positions] = found.bmu, found.bmu_distance
             peak = max(peak, found.peak)
             seats.setdefault(seat, SeatTimes()).add(len(positions), found.read_s, found.compute_s)
+        if not np.isfinite(distance).all():
+            raise PassError(
+                f"{np.count_nonzero(~np.isfinite(distance))} of the {batch.size} images of a batch have no finite "
+                "distance: they, or the map, hold values that are NaN, infinite or too large; see preprocess.steps and "
+                "som.init, and run with `--redo train`"
+            )
         scale, units = fixed_point_scale(peak, step.factors), self.crew.share(bmu)
         sums, reduce_s = empty_sums(weights.shape), 0.0
         for _, seat, part in self.crew.ask("add", {key: (*call, units, scale) for key, call in calls.items()}):

@@ -24,6 +24,8 @@ from skysom.storage.place import Place, entries, patiently, remove
 PREFIX = "epoch."
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 STORE_DEADLINE_S = 120.0
+_HELD: set[str] = set()
+"""Runs (their names) that this process has marks of; one that it could not release, the store being away, is over."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class Mark:
             patiently(self.where.fs.pipe_file, self.where.path, data, deadline_s=deadline_s)
 
     def close(self) -> None:
+        _HELD.discard(self.owner.run)
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -164,6 +167,7 @@ def make_mark(private: Place, owner: Owner) -> Mark | None:
     Raises LockedError where the file system has no locks, or the store ignores the condition of a PUT.
     """
     where, data = mark_of(private, owner.epoch), owner.dumps()
+    _HELD.add(owner.run)  # before others can see the mark
     if isinstance(where, Path):
         file = _make_file(where, data)
         return Mark(where, owner, file) if file is not None else None
@@ -257,6 +261,8 @@ def _is_locked(mark: Path) -> bool | None:
 def _process_lives(owner: Owner) -> bool | None:
     import psutil
 
+    if owner.pid == os.getpid() and owner.run not in _HELD:
+        return False
     try:
         process = psutil.Process(owner.pid)
         if process.status() == psutil.STATUS_ZOMBIE:

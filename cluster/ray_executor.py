@@ -1,6 +1,7 @@
 """Shards on Ray actors, and how Ray is started or found."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,9 @@ from skysom.cluster.executors import ATTEMPTS, PAUSES_S, ShardResult
 from skysom.cluster.ledger import Shard
 from skysom.cluster.pipeline import Guard, ShardWorker
 from skysom.cluster.shard_crew import ShardCrew
+
+STORE_BYTES = 200 * 1024**2
+"""Smallest object store of a Ray started here."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,10 @@ def local_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def start_ray(workers: int | None, address: str | None) -> None:
+def start_ray(workers: int | None, address: str | None, shared_bytes: int = 0) -> None:
     """Attach to a Ray cluster, or start a quiet one with ``workers`` slots (None: one a core) on this machine.
+
+    shared_bytes: most that is in its object store at a time; what does not fit goes through the disk.
 
     Raises PassError where Ray does not start. Ray's servers listen on every interface, whatever
     address it is given, so its token authentication (a key in the user's home) stays on.
@@ -66,9 +72,9 @@ def start_ray(workers: int | None, address: str | None) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     import ray
 
-    workers = workers or local_cores()
+    workers, store_bytes = workers or local_cores(), _store_bytes(shared_bytes)
     if ray.is_initialized():
-        if address is not None or _become_free(workers):
+        if address is not None or (_has_store(store_bytes) and _become_free(workers)):
             return
         ray.shutdown()
     # Importing ray sets INFO, at which it tells every user that authentication is on.
@@ -79,11 +85,28 @@ def start_ray(workers: int | None, address: str | None) -> None:
             ray.init(address=address, **quiet)
         else:
             # "local": whatever RAY_ADDRESS says, which whoever wants it has passed on.
-            ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=200 * 1024**2, **quiet)
+            ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=store_bytes, **quiet)
     except Exception as error:  # Ray raises OSError, RuntimeError, ValueError, its own
         where = f"at {address} cannot be reached" if address is not None else "does not start on this machine"
         remedy = "mend --ray-address or RAY_ADDRESS" if address is not None else "run with --executor local"
         raise PassError(f"Ray {where} ({type(error).__name__}: {error}); {remedy}") from error
+
+
+def _store_bytes(shared_bytes: int) -> int:
+    """Size of an object store for ``shared_bytes`` (Ray spills from 80 % on), if shared memory has so much."""
+    try:
+        shared = os.statvfs("/dev/shm")
+    except OSError:
+        return STORE_BYTES
+    free = shared.f_bavail * shared.f_frsize
+    return max(STORE_BYTES, min(3 * shared_bytes // 2, free * 9 // 10))
+
+
+def _has_store(store_bytes: int) -> bool:
+    """Whether the object store of our own Ray is as large, nearly."""
+    import ray
+
+    return ray.cluster_resources().get("object_store_memory", math.inf) >= 0.9 * store_bytes
 
 
 def _become_free(workers: int, wait_s: float = 5.0) -> bool:

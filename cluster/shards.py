@@ -14,7 +14,7 @@ from skysom.cluster.executors import PAUSES_S, Executor, LocalExecutor, ShardRes
 from skysom.cluster.ledger import Ledger, Shard
 from skysom.cluster.lock import FENCE
 from skysom.cluster.pipeline import Guard, ShardWorker
-from skysom.cluster.ray_executor import RayExecutor, local_cores
+from skysom.cluster.ray_executor import RayExecutor, local_cores, start_ray
 from skysom.storage.errors import StorageError
 from skysom.storage.place import Place, exists, make_directory, read_bytes, write_atomically
 
@@ -61,6 +61,12 @@ class Runtime:
         if self.workers is None or self.address is not None:
             return min(self.workers or local_cores(), local_cores())
         return max(self.workers, 1)
+
+    def dask_ready(self) -> str:
+        """The name in ``dask``; where that is "ray", this process is attached to it, or it is started."""
+        if self.dask == "ray":
+            start_ray(self.workers, self.address)
+        return self.dask
 
     def executor_for(self, shards: int, fence: Path | None = None) -> Executor:
         """The executor for a pass over ``shards`` shards; worker processes of this machine hold ``fence``.

@@ -21,6 +21,8 @@ from skysom.cluster.training_worker import TrainingWorker
 MakeWorker = Callable[[], TrainingWorker]
 LOOK_S = 5.0
 """Seconds between looks at what the cluster has room for."""
+GATHER_S = 15.0
+"""Longest wait for all workers once the first has started, so that images are dealt out once."""
 
 
 class Crew(Protocol):
@@ -35,7 +37,10 @@ class Crew(Protocol):
         ...
 
     def tell(self, method: str, arguments: Mapping[int, tuple]) -> None:
-        """Call ``method`` of the workers in some seats without waiting; failures show when they are needed."""
+        """Call ``method`` of the workers in some seats without waiting; failures show when they are needed.
+
+        A worker that takes a seat later is called, too, unless something else was told meanwhile.
+        """
         ...
 
     def ask(self, method: str, arguments: Mapping[int, tuple]) -> Iterator[tuple[int, int, Any]]:
@@ -54,12 +59,15 @@ class Crew(Protocol):
         ...
 
 
-def open_crew(make_worker: MakeWorker, runtime: Runtime) -> Crew:
-    """The crew ``runtime`` asks for: this process for one worker, Ray for more, for GPUs or for a cluster."""
+def open_crew(make_worker: MakeWorker, runtime: Runtime, shared_bytes: int = 0) -> Crew:
+    """The crew ``runtime`` asks for: this process for one worker, Ray for more, for GPUs or for a cluster.
+
+    shared_bytes : most that is shared or on its way back at a time.
+    """
     wants_ray = runtime.executor == "ray" or runtime.address is not None or runtime.gpus_per_worker > 0
     if runtime.executor == "local" or not (wants_ray or runtime.workers_here > 1):
         return LocalCrew(make_worker)
-    start_ray(runtime.workers, runtime.address)
+    start_ray(runtime.workers, runtime.address, shared_bytes)
     check_gpus(runtime.workers, runtime.gpus_per_worker)
     return RayCrew(make_worker, runtime.workers, gpus_per_worker=runtime.gpus_per_worker, deadline_s=runtime.deadline_s)
 
@@ -97,7 +105,7 @@ class LocalCrew:
         return {0: {"host": socket.gethostname(), "device": "cpu"}}
 
     def close(self) -> None:
-        pass
+        self._worker.close()
 
 
 class _Actor:
@@ -120,11 +128,12 @@ class _Actor:
 
 @dataclass
 class _Call:
-    """A call under way: its key, the seat that has it, and how often it was made."""
+    """A call under way: its key, the seat and the actor that have it, and how often it was made."""
 
     key: int
     seat: int
     attempt: int
+    actor: Any = None
 
 
 class RayCrew:
@@ -154,7 +163,8 @@ class RayCrew:
         self._starting: dict[Any, int] = {}
         self._live: set[int] = set()
         self._places: dict[int, dict[str, str]] = {}
-        self._looked = -math.inf
+        self._told: tuple[str, Mapping[int, tuple]] = "", {}
+        self._looked, self._gather_until = -math.inf, math.inf
         self._fit()
 
     def seats(self) -> list[int]:
@@ -169,9 +179,15 @@ class RayCrew:
         return ray.put(value)
 
     def tell(self, method: str, arguments: Mapping[int, tuple]) -> None:
-        for seat, values in arguments.items():
+        self._told = method, arguments
+        for seat in arguments:
             if seat in self._live:
-                self._actors[seat].call.remote(method, *values)
+                self._tell(seat)
+
+    def _tell(self, seat: int) -> None:
+        method, arguments = self._told
+        if seat in arguments:
+            self._actors[seat].call.remote(method, *arguments[seat])
 
     def ask(self, method: str, arguments: Mapping[int, tuple]) -> Iterator[tuple[int, int, Any]]:
         import ray
@@ -196,7 +212,7 @@ class RayCrew:
                 cause = error.cause
                 self._again(pending, method, arguments, call, f"{type(cause).__name__}: {cause}", error)
             except ray.exceptions.RayError as error:
-                self._lose(call.seat)
+                self._lose(call.seat, call.actor)
                 cause = "the death of its worker process (often for lack of memory: try fewer --workers)"
                 self._again(pending, method, arguments, call, cause, error)
             else:
@@ -212,7 +228,8 @@ class RayCrew:
             ray.kill(actor)
 
     def _send(self, pending: dict[Any, _Call], method: str, values: tuple, call: _Call) -> None:
-        pending[self._actors[call.seat].call.remote(method, *values)] = call
+        call.actor = self._actors[call.seat]
+        pending[call.actor.call.remote(method, *values)] = call
 
     def _again(
         self, pending: dict, method: str, arguments: Mapping[int, tuple], call: _Call, cause: str, error: Exception
@@ -238,28 +255,30 @@ class RayCrew:
         self._actors[seat] = self._make.remote(self._state)
         self._starting[self._actors[seat].ping.remote()] = seat
 
-    def _lose(self, seat: int) -> None:
+    def _lose(self, seat: int, actor: Any) -> None:
         import ray
 
-        if seat in self._live:  # two calls may have been lost with it
-            self._live.remove(seat)
-            ray.kill(self._actors[seat])
+        if self._actors[seat] is actor:  # else another call that was lost with it has had it replaced
+            self._live.discard(seat)
+            ray.kill(actor)
             self._hire(seat)
 
     def _welcome(self, wait_s: float) -> None:
-        """Seat workers that have started; wait for the first up to ``wait_s``."""
+        """Seat workers that have started; wait for the first up to ``wait_s``, then once for the others."""
         import ray
 
         deadline = time.monotonic() + wait_s
         while self._starting:
-            left = max(deadline - time.monotonic(), 0)
-            ready, _ = ray.wait(list(self._starting), num_returns=1, timeout=0 if self._live else left)
+            left = (self._gather_until if self._live else deadline) - time.monotonic()
+            ready, _ = ray.wait(list(self._starting), num_returns=1, timeout=max(left, 0))
             if not ready:
                 break
             seat = self._starting.pop(ready[0])
             try:
                 self._places[seat] = ray.get(ready[0], timeout=60)
                 self._live.add(seat)
+                self._tell(seat)  # one that replaces another holds what that one was told to
+                self._gather_until = min(self._gather_until, time.monotonic() + GATHER_S)
             except ray.exceptions.RayError:
                 if time.monotonic() < deadline or self._live:
                     self._hire(seat)

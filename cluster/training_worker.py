@@ -39,7 +39,7 @@ class Step:
 class Piece:
     """The blocks of a batch that one worker holds.
 
-    batch : number of the batch, unique in a training; blocks : their numbers, and positions : where in the batch
+    batch : number of the batch, unique in a training stage; blocks : their numbers, and positions : where in the batch
     the images of each begin.
     """
 
@@ -103,8 +103,9 @@ class TrainingWorker:
         shares = [(window, blocks)] + ([(ahead, later)] if ahead is not None and later is not None else [])
         wanted = {(own.name, int(block)) for own, numbers in shares for block in numbers}
         with self._lock:
-            for block in self._held.keys() - wanted:
-                del self._held[block]
+            dropped = {self._held.pop(block)[0] for block in self._held.keys() - wanted}
+            for read in dropped - {future for future, _ in self._held.values()}:
+                read.cancel()  # if it has not begun
         for own, numbers in shares:
             self._request(own, numbers)
 
@@ -139,6 +140,10 @@ class TrainingWorker:
         add_batch(sums, found.images, found.transform, move, step.geometry, scale)
         self._found = None
         return Added(sums, read_s, compute_s + time.perf_counter() - started, peak_memory())
+
+    def close(self) -> None:
+        """Begin no further read: the process need not wait for them at its end."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
 
     def _images(self, window: Window, blocks: tuple[int, ...]) -> list[np.ndarray]:
         for attempt in (1, 2):

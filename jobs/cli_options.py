@@ -95,5 +95,8 @@ def runtime_of(
 ) -> "Runtime":
     """How and where passes and trainings run."""
     from skysom.cluster.shards import Runtime
+    from skysom.jobs.progress import say
 
+    if gpus_per_worker:
+        say("GPUs are reserved for the workers, but this version searches on the cores: it has no GPU kernels yet")
     return Runtime(workers, executor, ray_address, gpus_per_worker=gpus_per_worker, dask=dask)  # type: ignore[arg-type]

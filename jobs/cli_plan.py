@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skysom.jobs.cli_options import Settings, SomName
+
 if TYPE_CHECKING:
     from skysom.jobs.plan import Machines, Plan
     from skysom.jobs.plan_subject import Subject
 
-GIVEN = "Images a second of one worker, instead of measuring it."
+GivenRate = Annotated[float | None, typer.Option(help="Images a second of one worker, instead of measuring it.")]
+StoreRate = Annotated[float | None, typer.Option(help="GB a second of the store, for all workers together.")]
+MeasureIn = Annotated[Path | None, typer.Option(help="Measure reading and writing in this folder.")]
 
 
 def plan_command(
@@ -28,12 +32,10 @@ def plan_command(
     height: Annotated[int | None, typer.Option("--height", min=1, help="som.height.")] = None,
     rotations: Annotated[int | None, typer.Option("--rotations", help="Rotations of the mapping.")] = None,
     keep: Annotated[int | None, typer.Option("--keep", min=1, help="Neurons kept an image; default all.")] = None,
-    som_name: Annotated[str | None, typer.Option("--som-name", help="Name of the map (main).")] = None,
+    som_name: SomName = None,
     preset: Annotated[str | None, typer.Option("--preset", help="quick or vlass: preprocessing and training.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="TOML file; flags override it.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Any key of the configuration; repeatable.")
-    ] = None,
+    setting: Settings = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Worker processes in all; default one a GPU, or a core.")
     ] = None,
@@ -42,16 +44,12 @@ def plan_command(
     memory_gb: Annotated[
         float | None, typer.Option("--memory-gb", help="Memory of one machine; default that of this one.")
     ] = None,
-    store_gb_s: Annotated[
-        float | None, typer.Option("--store-gb-s", help="GB a second of the store, for all workers together.")
-    ] = None,
-    measure_in: Annotated[
-        Path | None, typer.Option("--measure-in", help="Measure reading and writing in this folder.")
-    ] = None,
-    rate_ingest: Annotated[float | None, typer.Option("--rate-ingest", help=GIVEN)] = None,
-    rate_preprocess: Annotated[float | None, typer.Option("--rate-preprocess", help=GIVEN)] = None,
-    rate_train: Annotated[float | None, typer.Option("--rate-train", help=GIVEN)] = None,
-    rate_map: Annotated[float | None, typer.Option("--rate-map", help=GIVEN)] = None,
+    store_gb_s: StoreRate = None,
+    measure_in: MeasureIn = None,
+    rate_ingest: GivenRate = None,
+    rate_preprocess: GivenRate = None,
+    rate_train: GivenRate = None,
+    rate_map: GivenRate = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a run will take: shards, memory, bytes, operations and time, and where each figure comes from.
@@ -68,13 +66,8 @@ def plan_command(
         raise ConfigError(f"--rate-{bad[0]} is {given[bad[0]]:g} images a second; give a positive number")
     if measure_in is not None and not measure_in.is_dir():
         raise ConfigError(f"--measure-in {measure_in} is no folder; give one on the file system of the survey")
-    flags = {
-        "som.width": width,
-        "som.height": height,
-        "map.rotations": rotations,
-        "map.keep": keep,
-        "som.name": som_name,
-    }
+    sizes = {"som.width": width, "som.height": height, "map.rotations": rotations, "map.keep": keep}
+    flags = sizes | {"som.name": som_name}
     subject = _subject(output, images, side, channels, neurons, (preset, config, setting), flags)
     plan = make_plan(subject, _machines(workers, nodes, gpus, memory_gb, store_gb_s), given, measure_in)
     if as_json:

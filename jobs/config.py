@@ -131,7 +131,11 @@ class Train(Strict):
     where: str | None = Field(None, description="only rows for which this expression on catalogue columns holds")
     shuffle: bool = True
     stages: tuple[TrainingStage, ...] = Field((TrainingStage(),), min_length=1)
-    batch_size: Positive = Field(1, description="images matched against one map before it moves; 1 is online training")
+    batch_size: Positive | None = Field(
+        None,
+        description="images matched against one map before it moves: 1 (online) or a multiple of 32; "
+        "default a twentieth of the images, 32 to 1024, which makes as good a map",
+    )
     batch_mode: Literal["affine", "kohonen"] = Field(
         "affine", description="affine: the updates of a batch one after another; kohonen: towards the weighted mean"
     )
@@ -140,7 +144,7 @@ class Train(Strict):
     keep_stages: bool = Field(True, description="keep the map after each stage as NAME-stage1, ...")
     memory_gb: float = Field(8.0, gt=0, description="refuse to start above this much memory for training")
 
-    _batch_size = field_validator("batch_size")(lambda value: check_batch_size(value))
+    _batch_size = field_validator("batch_size")(lambda value: value if value is None else check_batch_size(value))
 
 
 class Map(Strict):
@@ -251,6 +255,7 @@ VLASS: dict[str, Any] = {
     },
     "som": {"width": 10, "height": 10, "region": "circular"},
     "train": {
+        "batch_size": 1,  # as published
         "stages": [
             {"sigma": 2.5, "rate": 0.1, "rotations": 180, "iterations": 5},
             {"sigma": 1.5, "rate": 0.05, "rotations": 180, "iterations": 5},

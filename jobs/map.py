@@ -47,7 +47,7 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
     if keep is not None and keep > len(weights):
         raise ConfigError(f"map.keep is {keep}, the map {name!r} has {len(weights)} neurons; lower it or leave it out")
     check_memory(geometry, weights, runtime.workers_here, shard_rows=survey.shard_images, keep=keep)
-    chosen = None if where is None else selected_part(output, survey, group, where, runtime.dask)
+    chosen = None if where is None else selected_part(output, survey, group, where, runtime.dask_ready())
     key = f"map:{name}"
     content = hashlib.sha256(weights.tobytes()).hexdigest()
     channel_weights = attrs.get("channel_weights", list(reader.weights))
@@ -73,6 +73,7 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
     with staged_pass(output, key, runtime) as run:
         run(survey.shards(), worker, digest)
     columns = result_columns(survey, name, lattice, geometry)
+    output.check()
     update_catalogue(output.catalogue, columns, survey.shard_images, drop=MAPPING_COLUMNS)
     say(f"map: {int((~columns['bmu'].isna()).sum()):,} of {len(survey):,} sources have a neuron of {name!r}")
 

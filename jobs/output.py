@@ -69,7 +69,15 @@ class Output:
             swept = sweep(self)
             if swept:
                 say(f"swept {swept:,} partial {'file' if swept == 1 else 'files'} of an interrupted run")
-            yield
+            try:
+                yield
+            finally:
+                self.guard = None
+
+    def check(self) -> None:
+        """FencedError where another run has taken this output over since it was locked."""
+        if self.guard is not None:
+            self.guard()
 
     def ledger(self) -> Ledger:
         """The completion records, read anew."""
@@ -119,12 +127,12 @@ class Output:
         """
         flat = {key: _plain(value) for key, value in flatten(values).items()}
         recorded = self.recorded()
-        if stage in recorded and recorded[stage] != flat:
-            raise ConfigError(_difference(stage, recorded[stage], flat, self.root))
         if stage not in recorded:
             recorded[stage] = flat
             self._write_config(recorded)
-        return hash_of(flat)
+        elif _set(recorded[stage]) != _set(flat):
+            raise ConfigError(_difference(stage, recorded[stage], flat, self.root))
+        return hash_of(recorded[stage])
 
     def discard(self, stage: str, name: str) -> None:
         """Discard ``stage`` and all after it: of the map ``name`` from train on, of all maps before.
@@ -241,13 +249,17 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def _set(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is set: a key that is None, and one that was not known yet when a stage was started, say the same."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def _difference(stage: str, old: Mapping[str, Any], new: Mapping[str, Any], root: Place) -> str:
-    missing = object()
     lines = []
     for key in sorted({*old, *new}):
-        before, now = old.get(key, missing), new.get(key, missing)
+        before, now = old.get(key), new.get(key)
         if before != now:
-            shown = ["not set" if v is missing or v is None else json.dumps(v) for v in (before, now)]
+            shown = ["not set" if value is None else json.dumps(value) for value in (before, now)]
             lines.append(f"  {key}: {shown[0]} there, {shown[1]} in this run")
     name, _, som = stage.partition(":")
     if "imported" in old:

@@ -7,6 +7,7 @@ from skysom.cluster import costs
 from skysom.engine.geometry import Geometry
 from skysom.jobs import plan_rates
 from skysom.jobs.plan_subject import Machines, StagePlan, Subject, stage_geometry
+from skysom.jobs.train import lattice_of, with_batches
 
 NETWORK_BYTES_S = 25e9 / 8
 """ASSUMED of one machine's network, bytes a second: 25 Gb/s."""
@@ -73,14 +74,10 @@ def train_stage(
 
 def recipe_of(subject: Subject) -> list[Stage]:
     """The training stages."""
-    train, side = subject.config.train, subject.work.geometry.image_side
+    config, side = subject.config, subject.work.geometry.image_side
     return [
-        Stage(
-            stage_geometry(subject.config, side, stage.rotations),
-            min(stage.batch_size or train.batch_size, subject.rows),
-            stage.iterations,
-        )
-        for stage in train.stages
+        Stage(stage_geometry(config, side, stage.rotations), min(stage.batch_size or 1, subject.rows), stage.iterations)
+        for stage in with_batches(config, lattice_of(config), subject.rows).train.stages
     ]
 
 

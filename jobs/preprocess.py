@@ -18,6 +18,7 @@ from skysom.jobs.output import Output, hash_of, missing_shards, stage_values
 from skysom.jobs.passes import staged_pass
 from skysom.jobs.progress import say
 from skysom.jobs.results import check_whole, summary, update_catalogue
+from skysom.storage.errors import SurveyError
 from skysom.storage.place import Place
 from skysom.storage.status import CODES
 from skysom.storage.survey import (
@@ -79,6 +80,12 @@ class Preparer:
         if self.reader is None:
             codes = self.stored_codes(start, stop)
             images = read_images(self._store, "images", start, stop)
+            lost = np.flatnonzero((codes == 0) & np.isnan(images).all(axis=(1, 2, 3)))
+            if len(lost):  # ingest would have marked it
+                raise SurveyError(
+                    f"{self.survey}: the image of row {start + int(lost[0])}, marked usable, is empty; the store lost "
+                    "data: restore it, or read the images again with `--redo ingest`"
+                )
         else:
             images, codes, _ = self.reader.read(start, stop)
         redshift = self._store.read("redshift", start, stop) if "redshift" in self._store else None
@@ -237,7 +244,7 @@ class PreparedReader:
         return self.prepared(self.fetch(start, stop)), self.usable(start, stop)
 
     def rows(self, rows: Any) -> np.ndarray:
-        """Images of any rows (n,), in that order; chunks are read once each."""
+        """Images of any usable rows (n,), in that order; chunks are read once each. SurveyError where one is empty."""
         rows = np.asarray(rows, np.int64)
         side = self._store.attrs["prepared_side"]
         out = np.empty((len(rows), len(self.weights), side, side), np.float32)
@@ -245,8 +252,13 @@ class PreparedReader:
         chunk = rows[order] // CHUNK_IMAGES
         for here in np.split(order, np.flatnonzero(np.diff(chunk)) + 1) if len(rows) else []:
             first = int(rows[here[0]]) // CHUNK_IMAGES * CHUNK_IMAGES
-            images, _ = self.read(first, min(first + CHUNK_IMAGES, len(self._store)))
+            images = self.prepared(self.fetch(first, min(first + CHUNK_IMAGES, len(self._store))))
             out[here] = images[rows[here] - first]
+            if not out[here].any(axis=(1, 2, 3)).all():
+                raise SurveyError(
+                    f"{self.survey}: an image of rows {first}..{first + CHUNK_IMAGES}, marked usable, is empty; the "
+                    "store lost data: restore it, or prepare the images again with `--redo preprocess`"
+                )
         return out
 
 

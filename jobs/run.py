@@ -7,7 +7,7 @@ from skysom.jobs.ingest import check_input, ingest
 from skysom.jobs.map import map_survey, require_mapped
 from skysom.jobs.output import STAGES, Output, Timer
 from skysom.jobs.preprocess import preprocess_survey
-from skysom.jobs.train import check_batches, lattice_of, load_map, train
+from skysom.jobs.train import lattice_of, load_map, train, with_batches
 from skysom.storage.catalogue import read_catalogue
 from skysom.storage.place import Place
 from skysom.storage.selection import column_names, select
@@ -42,7 +42,7 @@ def check_before_start(config: Config, output: Output, redo: str | None = None) 
     if config.map.som is not None and not config.map.som.startswith("som:"):
         load_map(config.map.som, output, config.map.som_layout)
     if config.map.som is None:
-        check_batches(config, lattice_of(config))
+        with_batches(config, lattice_of(config), 0)  # refuses what cannot be made in batches
     if config.map.where is not None:
         column_names(config.map.where)  # its syntax; the columns may be results of this run
     where = config.train.where

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 INGEST_ARRAYS = ("images", "image_scale", "status", "coverage")
 PREPARED_ARRAYS = ("prepared", "prepared_scale", "channel_sum", "prepared_status", "ok", "redshift")
 """Arrays of the store that a stage makes."""
+WRITTEN = ("survey.zarr", "catalogue.parquet", "catalogue.appended.parquet", "report.html")
+"""What is written into the output directory itself, beside its place first."""
 PARTIAL = "*.partial"
 """Files that are written here and by Zarr are named so until they are whole."""
 
@@ -41,9 +43,12 @@ def sweep(output: "Output") -> int:
 
 
 def _sweep_beside(output: "Output") -> int:
-    """In the output directory and the private one; the lock is renewed meanwhile by its own thread."""
-    found = [entry for folder in (output.root, output.private) for entry in places.entries(folder)]
-    return _remove(entry for entry in found if entry.name.endswith(PARTIAL[1:]) and entry.name != "lock.partial")
+    """In the output directory, which may hold files of others, and the private one, where the lock is being renewed."""
+    mine = {f"{name}{PARTIAL[1:]}" for name in WRITTEN} | {f".{name}{PARTIAL[1:]}" for name in WRITTEN}
+    found = [entry for entry in places.entries(output.root) if entry.name in mine]
+    private = places.entries(output.private)
+    found += [entry for entry in private if entry.name.endswith(PARTIAL[1:]) and entry.name != "lock.partial"]
+    return _remove(found)
 
 
 def _arrays(survey: Survey, stage: str) -> Iterable[str]:

@@ -1,5 +1,6 @@
 """Train: a map from a selection of the preprocessed images, in the stages of the recipe, with checkpoints."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,21 @@ from skysom.engine.geometry import Geometry
 from skysom.engine.initial import initial_weights
 from skysom.engine.lattice import Cartesian, Hexagonal, Lattice, lattice_to_dict
 from skysom.engine.memory import batch_memory, training_memory
+from skysom.engine.search import BLOCK_IMAGES
 from skysom.jobs.config import Config, TrainingStage
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.output import Output, Timer, hash_of, stage_values
 from skysom.jobs.preprocess import PreparedReader, open_prepared, preprocess_hash
 from skysom.jobs.progress import say
 from skysom.jobs.results import summary
-from skysom.jobs.training_run import Plan, TrainingRun, batch_size_of, digest_of, neighbourhood_of
+from skysom.jobs.training_run import Plan, TrainingRun, digest_of, neighbourhood_of
 from skysom.storage import place as places
 from skysom.storage.errors import SurveyError
 from skysom.storage.place import place
 from skysom.storage.survey import Survey
 
+BATCHES_AN_EPOCH, LARGEST_BATCH = 20, 1024
+"""What batches are by default: as good as online training on all sets that were tried (README)."""
 KEYWORDS = ("zero", "random", "random_with_preferred_direction")
 
 
@@ -41,24 +45,26 @@ def train(config: Config, output: Output, runtime: Runtime) -> None:
         if is_trained(output, name):
             return
     lattice = lattice_of(config)
-    check_batches(config, lattice)
     geometries = [geometry_of(config, survey, stage) for stage in config.train.stages]
-    rows = select_rows(config, output, survey, runtime.dask)
-    check_memory(config, geometries, lattice, survey, len(rows), runtime.workers_here)
+    rows = select_rows(config, output, survey, runtime.dask_ready())
+    recipe = with_batches(config, lattice, len(rows))
+    runtime = within_memory(runtime, recipe, geometries, lattice, survey, len(rows))
     weights = starting_weights(config, output, reader, rows, geometries[0], lattice)
     output.claim(key, stage_values(config, "train"))
     timer = Timer()
     output.log("stage_start", stage="train", key=key, images=len(rows))
 
     def keep(number: int, weights: np.ndarray) -> None:
-        attrs = describe(lattice, geometries[number], survey) | {"training": _training(config, len(rows), number + 1)}
+        output.check()
+        attrs = describe(lattice, geometries[number], survey) | {"training": _training(recipe, len(rows), number + 1)}
         Survey(output.survey, "r+").save_som(f"{name}-stage{number + 1}", weights, attrs)
 
     digest = digest_of(training_hash(output, name), rows, weights)
-    run = TrainingRun(config, output, runtime, Plan(reader, rows, geometries, lattice, digest, keep))
+    run = TrainingRun(recipe, output, runtime, Plan(reader, rows, geometries, lattice, digest, keep))
     weights = run(weights)
-    training = _training(config, len(rows), len(config.train.stages))
+    training = _training(recipe, len(rows), len(config.train.stages))
     attrs = describe(lattice, geometries[-1], survey) | {"training": training}
+    output.check()
     Survey(output.survey, "r+").save_som(name, weights, attrs | {"config_hash": training_hash(output, name)})
     places.remove(output.checkpoint(name))
     say(f"train: {name!r}, {lattice.size} neurons, from {len(rows):,} images in {timer.seconds:.0f} s")
@@ -74,27 +80,35 @@ def _training(config: Config, images: int, stages: int) -> dict[str, Any]:
         "seed": config.som.seed,
         "init": config.som.init,
         "batch_mode": config.train.batch_mode,
-        "stages": [
-            stage.model_dump(mode="json") | {"batch_size": batch_size_of(config, stage)}
-            for stage in config.train.stages[:stages]
-        ],
+        "stages": [stage.model_dump(mode="json") for stage in config.train.stages[:stages]],
     }
 
 
-def check_batches(config: Config, lattice: Lattice) -> None:
-    """ConfigError where a stage's updates cannot be made in batches of its size."""
+def with_batches(config: Config, lattice: Lattice, images: int) -> Config:
+    """``config`` with the batch size of every stage set, for a training on ``images`` images.
+
+    A stage's own batch size counts, else train.batch_size, else a twentieth of the images (whole blocks, 32 to
+    1024); where updates cannot be made in batches and none were asked for, 1. Raises ConfigError where they cannot and
+    batches were asked for.
+    """
+    stages = []
     for number, stage in enumerate(config.train.stages, start=1):
-        size = batch_size_of(config, stage)
-        if size > config.train.shuffle_images:
+        asked = stage.batch_size or config.train.batch_size
+        size = asked or min(max(images // BATCHES_AN_EPOCH // BLOCK_IMAGES, 1) * BLOCK_IMAGES, LARGEST_BATCH)
+        neighbourhood = neighbourhood_of(stage)
+        try:
+            check_batch(neighbourhood, neighbourhood.factors(lattice), size, config.train.batch_mode)
+        except EngineError as error:
+            if asked:
+                raise ConfigError(f"training stage {number}: {error}") from None
+            size = 1
+        if asked and size > config.train.shuffle_images:
             raise ConfigError(
                 f"training stage {number} has batches of {size:,} images, of which train.shuffle_images="
                 f"{config.train.shuffle_images} are in memory together; make batches smaller or raise that number"
             )
-        try:
-            neighbourhood = neighbourhood_of(stage)
-            check_batch(neighbourhood, neighbourhood.factors(lattice), size, config.train.batch_mode)
-        except EngineError as error:
-            raise ConfigError(f"training stage {number}: {error}") from None
+        stages.append(stage.model_copy(update={"batch_size": min(size, config.train.shuffle_images)}))
+    return config.model_copy(update={"train": config.train.model_copy(update={"stages": tuple(stages)})})
 
 
 def further(output: Output, init: str) -> dict[str, Any]:
@@ -184,13 +198,42 @@ def check_usable(output: Output) -> None:
         raise ConfigError(f"{causes}; see the column status of {output.catalogue}, mend the cause and `--redo ingest`")
 
 
-def check_memory(
-    config: Config, geometries: list[Geometry], lattice: Lattice, survey: Survey, images: int, workers: int
-) -> None:
-    """ConfigError where training would need more memory than ``train.memory_gb``."""
-    need, channels = 0, len(survey.attrs["channels"])
+def within_memory(
+    runtime: Runtime, config: Config, geometries: list[Geometry], lattice: Lattice, survey: Survey, images: int
+) -> Runtime:
+    """``runtime`` with as many workers as train.memory_gb allows, unless their number was asked for.
+
+    ConfigError where one worker, or the number asked for, would need more.
+    """
+    wanted, limit = runtime.workers_here, config.train.memory_gb * 1e9
+
+    def need(workers: int) -> int:
+        return memory_of(config, geometries, lattice, len(survey.attrs["channels"]), images, workers)
+
+    workers = wanted
+    while runtime.workers is None and runtime.address is None and workers > 1 and need(workers) > limit:
+        workers -= 1
+    if need(workers) > limit:
+        batched = any(stage.batch_size != 1 for stage in config.train.stages)
+        with_workers = f" and {workers} worker{'s' * (workers > 1)}" if batched else ""
+        raise ConfigError(
+            f"training on {images:,} images with {lattice.size} neurons{with_workers} needs {need(workers) / 1e9:.3g} "
+            f"GB, train.memory_gb allows {config.train.memory_gb}; lower --train-sample"
+            f"{', train.shuffle_images or --workers' if batched else ''}, or raise train.memory_gb"
+        )
+    if workers < wanted:
+        say(f"train: {workers} of {wanted} workers, for train.memory_gb={config.train.memory_gb:g}; raise it for more")
+        return replace(runtime, workers=workers)
+    return runtime
+
+
+def memory_of(
+    config: Config, geometries: list[Geometry], lattice: Lattice, channels: int, images: int, workers: int
+) -> int:
+    """Bytes a training on ``images`` images, its batch sizes set, needs with ``workers`` workers on this machine."""
+    need = 0
     for geometry, stage in zip(geometries, config.train.stages, strict=True):
-        size, image = batch_size_of(config, stage), 4 * channels * geometry.image_side**2
+        size, image = stage.batch_size or 1, 4 * channels * geometry.image_side**2
         if size == 1:
             need = max(need, images * image + training_memory(geometry, neurons=lattice.size, channels=channels))
             continue
@@ -198,17 +241,7 @@ def check_memory(
         held = min(images, 2 * config.train.shuffle_images)
         sizes = {"neurons": lattice.size, "channels": channels, "batch": min(size, images), "workers": workers}
         need = max(need, held * image + batch_memory(geometry, **sizes))
-    if need > config.train.memory_gb * 1e9:
-        batched = (
-            f" and {workers} worker{'s' * (workers > 1)}"
-            if any(batch_size_of(config, s) > 1 for s in config.train.stages)
-            else ""
-        )
-        raise ConfigError(
-            f"training on {images:,} images with {lattice.size} neurons{batched} needs {need / 1e9:.3g} GB, "
-            f"train.memory_gb allows {config.train.memory_gb}; lower --train-sample"
-            f"{' or train.shuffle_images' if batched else ''}, or raise train.memory_gb"
-        )
+    return need
 
 
 def starting_weights(

@@ -111,18 +111,13 @@ def digest_of(training_hash: str, rows: np.ndarray, weights: np.ndarray) -> str:
     return hash_of([training_hash, hashlib.sha256(rows.tobytes() + weights.tobytes()).hexdigest()])
 
 
-def batch_size_of(config: Config, stage: TrainingStage) -> int:
-    """Images of a batch of ``stage``; 1 is online training."""
-    return stage.batch_size or config.train.batch_size
-
-
 def neighbourhood_of(stage: TrainingStage) -> Neighbourhood:
     """The neighbourhood function of ``stage``."""
     return Neighbourhood(stage.neighbourhood, stage.sigma, stage.rate, stage.max_update_distance)
 
 
 class TrainingRun:
-    """One training; call it with the starting weights (N, C, D, D) for the trained ones."""
+    """One training, of stages with batch sizes; call it with the starting weights (N, C, D, D) for the trained ones."""
 
     def __init__(self, config: Config, output: Output, runtime: Runtime, plan: Plan) -> None:
         self.config, self.output, self.runtime, self.plan = config, output, runtime, plan
@@ -138,7 +133,7 @@ class TrainingRun:
             with Progress("train", stage=(STAGES.index("train") + 1, len(STAGES))) as progress:
                 for number in range(start.stage, len(self.config.train.stages)):
                     begin = start if number == start.stage else Position(number)
-                    online = batch_size_of(self.config, self.config.train.stages[number]) == 1
+                    online = self.config.train.stages[number].batch_size == 1
                     weights = (self._online if online else self._batched)(begin, weights, progress)
                     if self.config.train.keep_stages and number + 1 < len(self.config.train.stages):
                         self.plan.keep(number, weights)
@@ -154,6 +149,9 @@ class TrainingRun:
         trainer = OnlineTrainer(
             Som(weights, self.plan.lattice), neighbourhood_of(stage), self.plan.geometries[start.stage]
         )
+        if self._crew is not None:  # the images are held here or there
+            self._crew.close()
+            self._crew = None
         if self._images is None:
             self._images = self.plan.reader.rows(self.plan.rows)
         tally = _Tally()
@@ -177,8 +175,12 @@ class TrainingRun:
         return np.random.default_rng([self.config.som.seed, 3, stage, iteration]).permutation(len(self.plan.rows))
 
     def _batched(self, start: Position, weights: np.ndarray, progress: Progress) -> np.ndarray:
+        self._images = None
         if self._crew is None:
-            self._crew = open_crew(MakeWorker(Selection(self.plan.reader, self.plan.rows)), self.runtime)
+            make = MakeWorker(Selection(self.plan.reader, self.plan.rows))
+            # The map twice, the sums (64 bits) of every worker and one more, and the rows of the selection.
+            shared_bytes = (2 + 2 * (self.runtime.workers_here + 1)) * weights.nbytes + self.plan.rows.nbytes
+            self._crew = open_crew(make, self.runtime, shared_bytes)
         schedule, tally = self._schedule(start.stage), _Tally()
         coordinator = Coordinator(self._crew, len(self.plan.rows))
         warned = False
@@ -197,7 +199,7 @@ class TrainingRun:
 
     def _schedule(self, number: int) -> Schedule:
         train, stage = self.config.train, self.config.train.stages[number]
-        neighbourhood, size = neighbourhood_of(stage), batch_size_of(self.config, stage)
+        neighbourhood, size = neighbourhood_of(stage), stage.batch_size or 1
         # The classical batch map, whose batch is the whole epoch, takes the full step to the mean.
         rate = stage.rate if size < len(self.plan.rows) else 1.0
         step = Step(self.plan.geometries[number], neighbourhood.factors(self.plan.lattice), train.batch_mode, rate)
@@ -234,7 +236,7 @@ class TrainingRun:
                 for seat, times in sorted(tally.seats.items())
             }
             batched = {
-                "batch_size": batch_size_of(self.config, stage), "strongest_sum": round(tally.strongest, 3),
+                "batch_size": stage.batch_size, "strongest_sum": round(tally.strongest, 3),
                 "seconds": round(tally.seconds, 3), "reduce_s": round(tally.reduce_s, 3), "workers": workers,
             }  # fmt: skip
         self.output.log(
@@ -244,6 +246,7 @@ class TrainingRun:
         )  # fmt: skip
 
     def _checkpoint(self, position: Position, weights: np.ndarray) -> None:
+        self.output.check()
         memory = io.BytesIO()
         where = np.array([position.stage, position.iteration, position.image])
         np.savez(memory, weights=weights, position=where, digest=np.array(self.plan.digest))

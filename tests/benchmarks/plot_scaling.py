@@ -14,7 +14,7 @@ STYLES = {
     "GPU nodes, shared file system": ("#D55E00", "s", "-"),
     "CPU nodes, object store": ("#56B4E9", "^", "--"),
     "GPU nodes, object store": ("#E69F00", "v", "--"),
-    "GPU nodes, object store, many records a PUT": ("#009E73", "D", ":"),
+    "GPU nodes, object store, if each record were a PUT": ("#009E73", "D", ":"),
 }
 BATCH_COLOURS = {256: "#CC79A7", 1024: "#E69F00", 4096: "#009E73", 16384: "#0072B2"}
 NAMES = {"cpu": "CPU", "gpu": "GPU"}
@@ -50,8 +50,8 @@ def _mapping(axis: Any, mapped: dict[str, list[Any]]) -> None:
     axis.set(title="Mapping (150x150 images, 100 neurons)", ylabel="images a second", ylim=(1e3, 2e7))
     for name, at, lift in (
         ("GPU nodes, shared file system", -3, 8),
-        ("GPU nodes, object store", -3, -17),
-        ("GPU nodes, object store, many records a PUT", -2, 9),
+        ("GPU nodes, object store", -2, 9),
+        ("GPU nodes, object store, if each record were a PUT", -3, -17),
     ):
         point = mapped[name][at]
         axis.annotate(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from skysom.cluster.coordinator import Coordinator, Schedule
 from skysom.cluster.errors import PassError
 from skysom.cluster.ray_executor import start_ray
 from skysom.cluster.training_crew import LocalCrew, RayCrew
-from skysom.cluster.training_worker import Step, TrainingWorker
+from skysom.cluster.training_worker import Piece, Step, TrainingWorker
 from skysom.engine import Cartesian, Geometry, Neighbourhood, Som, train_batched
 from skysom.engine.order import batches, windows
 
@@ -106,6 +107,75 @@ def test_training_continues_after_any_batch(batch):
     rest = trained(local(), plan, weights=at.weights, epoch=at.epoch, seen=at.seen)
     assert len(rest) == len(expected) - batch - 1
     assert np.array_equal(rest[-1].weights, expected[-1].weights)
+
+
+class Wandering(LocalCrew):
+    """Workers in this process whose seats change from batch to batch; ``told`` is what each was to hold."""
+
+    def __init__(self, seats):
+        self.workers = {seat: TrainingWorker(partial(np.take, IMAGES, axis=0)) for seat in range(4)}
+        self.plan, self.told = iter(seats), []
+        self.now = [0, 1]
+
+    def seats(self):
+        return self.now
+
+    def tell(self, method, arguments):
+        self.told.append(sorted(arguments))
+        for seat, values in arguments.items():
+            getattr(self.workers[seat], method)(*values)
+
+    def ask(self, method, arguments):
+        for key, values in arguments.items():
+            yield key, key, getattr(self.workers[key], method)(*values)
+        if method == "add":
+            self.now = next(self.plan, self.now)
+
+    def close(self):
+        for worker in self.workers.values():
+            worker.close()
+
+
+def test_workers_that_come_and_go_are_told_what_to_hold_and_change_nothing():
+    plan = schedule(epochs=1)
+    crew = Wandering([[0, 1], [1], [1, 2, 3], [1, 2, 3]])
+    found = trained(crew, plan)
+    assert crew.told == [[0, 1], [1], [1, 2, 3]]
+    assert set(found[3].seats) <= {1, 2, 3}
+    assert np.array_equal(found[-1].weights, trained(local(), plan)[-1].weights)
+
+
+def test_the_death_of_a_worker_is_not_charged_to_the_one_that_replaced_it():
+    crew = object.__new__(RayCrew)
+    crew._actors, crew._live, crew._hire = {0: "new"}, {0}, None
+    crew._lose(0, "old")
+    assert crew._live == {0}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite_stop_it(value):
+    images = IMAGES.copy()
+    images[7, 0, 3, 3] = value
+    crew = LocalCrew(partial(TrainingWorker, partial(np.take, images, axis=0)))
+    with pytest.raises(PassError, match="1 of the 64 images of a batch have no finite distance"):
+        trained(crew, schedule())
+
+
+def test_what_is_no_longer_expected_is_not_read():
+    reads = []
+
+    def read(places):
+        reads.append(places)
+        time.sleep(0.2)
+        return IMAGES[places]
+
+    worker, (one, other) = TrainingWorker(read), windows(300, 192, (5, 4, 0), 0)
+    worker.expect(one, np.arange(2), other, np.arange(2))
+    worker.expect(one, np.arange(2))
+    step = Step(GEOMETRY, GENTLE.factors(LATTICE), "affine", 0.1)
+    worker.search(Piece(0, (0, 1), (0, 32)), one, WEIGHTS, step)
+    worker.close()
+    assert len(reads) == 1
 
 
 @pytest.mark.parametrize("after", [0, 3, 5])

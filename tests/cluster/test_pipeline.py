@@ -98,8 +98,12 @@ def test_closing_waits_for_what_runs_and_begins_nothing():
     pipeline = Pipeline(lambda: recorder)
     futures = [pipeline.submit(shard) for shard in SHARDS[:3]]
     recorder.until(("begin", "compute", 0))
-    threading.Timer(0.1, gate.set).start()
-    pipeline.close()
+    closing = threading.Thread(target=pipeline.close)
+    closing.start()
+    while not pipeline._closed:
+        time.sleep(0.002)
+    gate.set()
+    closing.join(30)
     assert recorder.order("end", "compute") == [0]
     assert recorder.order("begin", "write") == []
     for future in futures:

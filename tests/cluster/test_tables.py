@@ -15,7 +15,7 @@ from dask.base import DaskMethodsMixin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skysom.cluster import tables
+from skysom.cluster import shards, tables
 from skysom.cluster.errors import ClusterError, SchedulerError
 from skysom.cluster.ray_executor import start_ray
 from skysom.cluster.tables import dask_scheduler, rows_where
@@ -125,6 +125,14 @@ def test_parts_answer_as_the_whole_table(tmp_path, rows, group_rows, expression,
     found = rows_where(path, expression, partition_rows=partition_rows)
     assert found.dtype == bool
     assert found.tolist() == select(read_catalogue(path), expression).tolist()
+
+
+def test_ray_is_found_before_dask_needs_it(monkeypatch):
+    calls = []
+    monkeypatch.setattr(shards, "start_ray", lambda *arguments: calls.append(arguments))
+    assert shards.Runtime(2, ray_address="host:1", dask="ray").dask_ready() == "ray"
+    assert shards.Runtime(2).dask_ready() == "threads"
+    assert calls == [(2, "host:1")]
 
 
 def test_every_scheduler_answers_as_the_whole_table(awkward, scheduler):

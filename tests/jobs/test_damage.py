@@ -51,10 +51,11 @@ def test_flipped_bytes_are_found(run, capsys, array):
         refused(run, capsys, "checksum|crc|damaged|Crc32c", "--redo", "map")
 
 
-def test_lost_chunks_of_images_are_found(run, capsys):
+@pytest.mark.parametrize("stage", ["train", "map"])
+def test_lost_chunks_of_images_are_found(run, capsys, stage):
     assert run() == 0
     shutil.rmtree(run.output / "survey.zarr/prepared/c")
-    refused(run, capsys, "marked usable is empty; the store lost data", "--redo", "map")
+    refused(run, capsys, "marked usable,? is empty; the store lost data", "--redo", stage)
 
 
 def test_a_lost_store_is_made_again(run):

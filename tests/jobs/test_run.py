@@ -347,14 +347,15 @@ def test_print_config_changes_nothing(small_survey, tiny, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("blocks", [3, 10, 14])
-def test_interrupted_training_continues_at_its_checkpoint(finished, tiny, tmp_path, monkeypatch, blocks):
+def test_interrupted_online_training_continues_at_its_checkpoint(small_survey, tiny, tmp_path, monkeypatch, blocks):
     from skysom.jobs import training_run as module
 
     class Killed(BaseException):
         pass
 
-    survey, output = finished
-    other = tmp_path / "other"
+    survey, output, other = small_survey, tmp_path / "whole", tmp_path / "other"
+    online = [*tiny, "--batch-size", "1"]
+    assert main(command(survey, output, *online)) == 0
     shown = []
     train_block = module.OnlineTrainer.train
 
@@ -368,8 +369,8 @@ def test_interrupted_training_continues_at_its_checkpoint(finished, tiny, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(module.OnlineTrainer, "train", train_until)
         with pytest.raises(Killed):
-            main(command(survey, other, *tiny))
-    assert main(command(survey, other, *tiny)) == 0
+            main(command(survey, other, *online))
+    assert main(command(survey, other, *online)) == 0
     assert_same_store(output, other)
     lines = [json.loads(line) for line in (other / "history.jsonl").read_text().splitlines()]
     ended = next(line for line in lines if line["event"] == "stage_end" and line["stage"] == "train")

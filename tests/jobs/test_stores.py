@@ -179,10 +179,13 @@ def test_what_a_killed_writer_left_is_swept(local, unfinished, capfd):
         stray.write_bytes(b"torn")
     finished = unfinished / "survey.zarr" / "images" / "c" / "0" / "0" / "0" / "0.0123456789abcdef.partial"
     finished.write_bytes(b"not looked for: the stage is finished")
+    foreign = unfinished / "download.partial"
+    foreign.write_bytes(b"of somebody else")
     assert run(local, unfinished, "--workers", "1") == 0
     assert "swept 5 partial files of an interrupted run" in capfd.readouterr().err
     assert not any(stray.exists() for stray in strays)
     assert finished.exists()
+    assert foreign.exists()
     assert_same(local, unfinished)
     assert run(local, unfinished, "--workers", "1") == 0
     assert "swept" not in capfd.readouterr().err

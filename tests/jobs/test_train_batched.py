@@ -83,10 +83,32 @@ def test_interrupted_training_continues_at_its_checkpoint(ingested, monkeypatch,
 
 
 def test_batches_of_one_are_online_training(ingested):
-    one, other = ingested("one"), ingested("other")
-    assert train(one, "--batch-size", "1") == 0
-    assert main(["train", "-o", str(other), *SOM, "--set", STAGES]) == 0
-    assert np.array_equal(weights(one), weights(other))
+    """The map of `--batch-size 1` is what the engine makes online of the same images in the same order."""
+    from skysom.engine import Cartesian, Neighbourhood, Som, train_online
+    from skysom.engine.initial import initial_weights
+
+    output = ingested("one")
+    stages = "train.stages=[{sigma=1.0, rotations=8, rate=0.1}]"
+    assert train(output, "--batch-size", "1", "--set", stages) == 0
+    store = zarr.open_group(output / "survey.zarr", mode="r")
+    images = store["prepared"][:][store["ok"][:]]
+    found = weights(output)
+    som = Som(initial_weights("random", 6, 1, found.shape[2], 1234), Cartesian(3, 2))
+    order = np.random.default_rng([1234, 3, 0, 0]).permutation(len(images))
+    one = train_online(
+        images, som, Neighbourhood("unity_gaussian", 1.0, 0.1), rotations=8, region="circular", order=order
+    )
+    assert np.array_equal(found, one.som.weights)
+
+
+def test_the_default_is_a_twentieth_of_the_images_and_online_where_batches_cannot_be(ingested):
+    output = ingested("one")
+    assert main(["train", "-o", str(output), *SOM, "--set", STAGES]) == 0
+    hat = "train.stages=[{neighbourhood='mexican_hat', rate=0.01, rotations=4}]"
+    assert main(["train", "-o", str(output), *SOM, "--set", hat, "--som-name", "hat"]) == 0
+    store = zarr.open_group(output / "survey.zarr", mode="r")
+    sizes = [[s["batch_size"] for s in store[f"soms/{name}"].attrs["training"]["stages"]] for name in ("main", "hat")]
+    assert sizes == [[32, 32], [1]]
 
 
 def test_stages_have_batch_sizes_of_their_own(ingested):
