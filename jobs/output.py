@@ -85,7 +85,7 @@ class Output:
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line to history.jsonl."""
-        line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **values}
+        line = {"event": event, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **values}
         self._history.append(line, soon=event == "shard")
 
     # --- configuration of each stage ----------------------------------------------------------

@@ -20,14 +20,12 @@ from skysom.jobs.output import Output, Timer, hash_of, stage_values
 from skysom.jobs.preprocess import PreparedReader, open_prepared, preprocess_hash
 from skysom.jobs.progress import say
 from skysom.jobs.results import summary
-from skysom.jobs.training_run import Plan, TrainingRun, digest_of, neighbourhood_of
+from skysom.jobs.training_run import Plan, TrainingRun, default_batch_size, digest_of, neighbourhood_of
 from skysom.storage import place as places
 from skysom.storage.errors import SurveyError
 from skysom.storage.place import place
 from skysom.storage.survey import Survey
 
-BATCHES_AN_EPOCH, LARGEST_BATCH = 20, 1024
-"""What batches are by default: as good as online training on all sets that were tried (README)."""
 KEYWORDS = ("zero", "random", "random_with_preferred_direction")
 
 
@@ -87,14 +85,16 @@ def _training(config: Config, images: int, stages: int) -> dict[str, Any]:
 def with_batches(config: Config, lattice: Lattice, images: int) -> Config:
     """``config`` with the batch size of every stage set, for a training on ``images`` images.
 
-    A stage's own batch size counts, else train.batch_size, else a twentieth of the images (whole blocks, 32 to
-    1024); where updates cannot be made in batches and none were asked for, 1. Raises ConfigError where they cannot and
+    A stage's own batch size counts, else train.batch_size, else `default_batch_size`, or the whole epoch for kohonen;
+    where updates cannot be made in batches and none were asked for, 1. Raises ConfigError where they cannot and
     batches were asked for.
     """
+    whole = max(-(-images // BLOCK_IMAGES), 1) * BLOCK_IMAGES
+    default = whole if config.train.batch_mode == "kohonen" else default_batch_size(images)
     stages = []
     for number, stage in enumerate(config.train.stages, start=1):
         asked = stage.batch_size or config.train.batch_size
-        size = asked or min(max(images // BATCHES_AN_EPOCH // BLOCK_IMAGES, 1) * BLOCK_IMAGES, LARGEST_BATCH)
+        size = asked or default
         neighbourhood = neighbourhood_of(stage)
         try:
             check_batch(neighbourhood, neighbourhood.factors(lattice), size, config.train.batch_mode)
