@@ -7,23 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-_spec = importlib.util.spec_from_file_location("survey_files", Path(__file__).with_name("survey_files.py"))
-survey_files = importlib.util.module_from_spec(_spec)
-sys.modules["survey_files"] = survey_files
-_spec.loader.exec_module(survey_files)
-
-TINY = [
-    "--set", "preprocess.steps=[{step='noise'}, {step='signal_to_noise_mask', threshold=5.0}, {step='min_max'}]",
-    "--set", "som.width=3", "--set", "som.height=2", "--set", "som.region='circular'",
-    "--set", "train.stages=[{sigma=1.0, rotations=8}, {sigma=0.5, rotations=16, rate=0.1}]",
-    "--set", "ingest.shard_images=64",
-]  # fmt: skip
+for _name in ("survey_files", "disturbed"):
+    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
+    sys.modules[_name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[_name])
+survey_files = sys.modules["survey_files"]
 
 
 @pytest.fixture
 def tiny():
     """Flags of a run that takes about a second."""
-    return list(TINY)
+    return list(survey_files.TINY)
 
 
 @pytest.fixture

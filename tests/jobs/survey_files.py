@@ -9,6 +9,14 @@ from astropy.wcs import WCS
 
 SIDE = 24
 
+TINY = [
+    "--set", "preprocess.steps=[{step='noise'}, {step='signal_to_noise_mask', threshold=5.0}, {step='min_max'}]",
+    "--set", "som.width=3", "--set", "som.height=2", "--set", "som.region='circular'",
+    "--set", "train.stages=[{sigma=1.0, rotations=8}, {sigma=0.5, rotations=16, rate=0.1}]",
+    "--set", "ingest.shard_images=64",
+]  # fmt: skip
+"""Flags of a run that takes about a second."""
+
 
 def source_image(index: int, side: int = SIDE) -> np.ndarray:
     """A double source of its own angle and separation on noise, (side, side) float32."""
