@@ -192,8 +192,8 @@ def ray_up(
         raise LaunchError(f"--project {project} has no constraints.txt; give the folder of skysom's sources")
     hosts = tuple(host or ())
     plan = ClusterPlan(
-        output, _arguments(arguments), name, nodes or len(hosts) or 2, cpus, gpus, memory, object_store,
-        log_directory=log_directory, port=port, worker_ports=_ports(worker_ports),
+        output, _arguments(arguments), name, (len(hosts) or 2) if nodes is None else nodes, cpus, gpus, memory,
+        object_store, log_directory=log_directory, port=port, worker_ports=_ports(worker_ports),
     )  # fmt: skip
     options = RayUpOptions(
         str(project), hosts, provider, ssh_user, ssh_key, region, head_type, worker_type, instance_profile
@@ -209,6 +209,11 @@ def _arguments(given: list[str] | None) -> tuple[str, ...]:
     arguments = tuple(given or ())
     if "--help" in arguments:
         raise LaunchError("--help after -- belongs to skysom run; see skysom run --help")
+    if any(argument.partition("=")[0] in ("--redo", "--print-config") for argument in arguments):
+        raise LaunchError(
+            "--redo would discard the results anew whenever the file starts again, and --print-config computes "
+            "nothing; give them to a `skysom run` of your own, and leave them out after --"
+        )
     run = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
     try:
         run.make_context("skysom run", ["--output", "somewhere", *arguments])

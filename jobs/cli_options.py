@@ -84,9 +84,12 @@ def configure(
 
 
 def open_output(path: str) -> "Output":
-    """The output at a path or URL."""
+    """The output at a path or URL; ConfigError for one in the memory of this process, which ends with it."""
+    from skysom.jobs.errors import ConfigError
     from skysom.jobs.output import Output
 
+    if path.startswith("memory://"):
+        raise ConfigError(f"--output {path} would be gone when this command ends; give a path or another URL")
     return Output(path)
 
 

@@ -23,7 +23,7 @@ def plan_command(
         typer.Option("--output", "-o", help="A survey that is there: its sizes, and the rates of its history."),
     ] = None,
     images: Annotated[int | None, typer.Option("--images", min=1, help="Images of the survey.")] = None,
-    side: Annotated[int | None, typer.Option("--side", min=2, help="Side of a cut-out in pixels.")] = None,
+    side: Annotated[int | None, typer.Option("--side", min=2, max=10_000, help="Side of a cut-out in pixels.")] = None,
     channels: Annotated[int | None, typer.Option("--channels", min=1, help="Channels of a cut-out (1).")] = None,
     neurons: Annotated[
         int | None, typer.Option("--neurons", min=1, help="Neurons, instead of width and height.")
@@ -62,8 +62,8 @@ def plan_command(
 
     rates = {"ingest": rate_ingest, "preprocess": rate_preprocess, "train": rate_train, "map": rate_map}
     given = {stage: rate for stage, rate in rates.items() if rate is not None}
-    if bad := [stage for stage, rate in given.items() if rate <= 0]:
-        raise ConfigError(f"--rate-{bad[0]} is {given[bad[0]]:g} images a second; give a positive number")
+    if bad := [stage for stage, rate in given.items() if not _usable(rate)]:
+        raise ConfigError(f"--rate-{bad[0]} is {given[bad[0]]:g} images a second; give a number from 1e-6 to 1e15")
     if measure_in is not None and not measure_in.is_dir():
         raise ConfigError(f"--measure-in {measure_in} is no folder; give one on the file system of the survey")
     sizes = {"som.width": width, "som.height": height, "map.rotations": rotations, "map.keep": keep}
@@ -119,13 +119,18 @@ def _machines(
     from skysom.jobs.plan import Machines
 
     for name, value in (("--memory-gb", memory_gb), ("--store-gb-s", store_gb_s)):
-        if value is not None and value <= 0:
-            raise ConfigError(f"{name} is {value:g}; give a positive number")
+        if value is not None and not _usable(value):
+            raise ConfigError(f"{name} is {value:g}; give a number from 1e-6 to 1e15")
     count = workers or gpus or nodes * len(os.sched_getaffinity(0))
     if count < nodes:
         raise ConfigError(f"{count} workers on {nodes} machines leave some idle; give --workers of at least {nodes}")
     memory = memory_gb if memory_gb is not None else round(psutil.virtual_memory().total / 1e9, 1)
     return Machines(count, nodes, gpus, memory, store_gb_s)
+
+
+def _usable(rate: float) -> bool:
+    """Whether a rate or size is a number to divide by; nan and inf are numbers on a command line, too."""
+    return 1e-6 <= rate <= 1e15
 
 
 def _show(plan: "Plan") -> None:

@@ -44,10 +44,18 @@ class Part:
 
 def root_of(images: str) -> Place:
     """Directory that file names are relative to: the directory itself, or the fixed prefix of a glob."""
-    if glob.has_magic(images):
+    if is_glob(images):
         return _split_glob(images)[0]
     path = place(images)
     return path if places.is_dir(path) else path.parent
+
+
+def is_glob(images: str) -> bool:
+    """Whether ``images`` is a pattern: a local file or directory may itself be named with [, ? or *."""
+    if not glob.has_magic(images):
+        return False
+    path = place(images)
+    return is_remote(path) or not places.exists(path)
 
 
 def _split_glob(images: str) -> tuple[Place, str]:
@@ -73,7 +81,7 @@ def image_files(images: str) -> list[Place]:
 
     Raises ImageInputError where there is none.
     """
-    if glob.has_magic(images):
+    if is_glob(images):
         files = places.files_below(*_split_glob(images))
     else:
         path = place(images)
@@ -254,7 +262,7 @@ def check_images(config: Config) -> None:
     for pattern in config.images:
         if not places.is_dir(root_of(pattern)):
             raise ConfigError(f"--images {pattern}: there is no directory {root_of(pattern)}")
-        if not glob.has_magic(pattern) and not places.exists(place(pattern)):
+        if not is_glob(pattern) and not places.exists(place(pattern)):
             raise ConfigError(f"--images {pattern}: there is no such file or directory")
 
 

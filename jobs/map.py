@@ -75,7 +75,8 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
     columns = result_columns(survey, name, lattice, geometry)
     output.check()
     update_catalogue(output.catalogue, columns, survey.shard_images, drop=MAPPING_COLUMNS)
-    say(f"map: {int((~columns['bmu'].isna()).sum()):,} of {len(survey):,} sources have a neuron of {name!r}")
+    part = "" if where is None else f"; only rows where {where} were mapped"
+    say(f"map: {int((~columns['bmu'].isna()).sum()):,} of {len(survey):,} sources have a neuron of {name!r}{part}")
 
 
 def require_mapped(output: Output, name: str) -> None:

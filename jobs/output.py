@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -183,7 +184,10 @@ class Output:
             return [*arrays, soms, mappings, *trainings]
         paths = [mappings / str(name)] if stage in ("train", "map") else []
         if stage == "train":
-            stages = [entry for entry in places.entries(soms) if entry.name.startswith(f"{name}-stage")]
+            # Maps of the user may have similar names: they are recorded, or end otherwise.
+            own = {key.partition(":")[2] for key in self.recorded()}
+            after_stage = re.compile(re.escape(f"{name}-stage") + r"\d+")
+            stages = [e for e in places.entries(soms) if after_stage.fullmatch(e.name) and e.name not in own]
             paths += [soms / str(name), *stages, self.checkpoint(str(name))]
         return paths
 

@@ -1,5 +1,6 @@
 """Words and frames of the report: how numbers are written, and what a section is."""
 
+import math
 from dataclasses import dataclass
 from html import escape
 from importlib import metadata
@@ -40,7 +41,7 @@ def compact(count: int) -> str:
 
 
 def number(count: float) -> str:
-    return f"{int(count):,}"
+    return f"{int(count):,}" if math.isfinite(count) else "unknown"
 
 
 def rate(count: float, seconds: float) -> str:

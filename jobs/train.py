@@ -54,6 +54,9 @@ def train(config: Config, output: Output, runtime: Runtime) -> None:
 
     def keep(number: int, weights: np.ndarray) -> None:
         output.check()
+        if f"train:{name}-stage{number + 1}" in output.recorded():  # a map of the user that happens to have the name
+            say(f"train: the map after stage {number + 1} is not kept: {name}-stage{number + 1} is a map of its own")
+            return
         attrs = describe(lattice, geometries[number], survey) | {"training": _training(recipe, len(rows), number + 1)}
         Survey(output.survey, "r+").save_som(f"{name}-stage{number + 1}", weights, attrs)
 

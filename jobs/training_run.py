@@ -3,7 +3,6 @@
 import hashlib
 import io
 import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -27,6 +26,7 @@ from skysom.jobs.output import STAGES, Output, hash_of
 from skysom.jobs.preprocess import PreparedReader
 from skysom.jobs.progress import Progress, say
 from skysom.storage import place as places
+from skysom.storage.errors import StorageError
 from skysom.storage.place import write_atomically
 
 CHECKPOINT_EVERY_S = 30.0
@@ -270,7 +270,9 @@ class TrainingRun:
             with np.load(io.BytesIO(places.read_bytes(path)), allow_pickle=False) as saved:
                 if str(saved["digest"]) == self.plan.digest:
                     return Position(*(int(value) for value in saved["position"])), saved["weights"]
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except StorageError:  # the store does not answer; the checkpoint may be good
+            raise
+        except Exception as error:  # whatever zipfile and NumPy make of damaged bytes
             say(f"train: the checkpoint {path} cannot be read ({error}); training begins again")
         return Position(), weights
 

@@ -42,8 +42,11 @@ def place(text: str | Path | UPath) -> Place:
     """
     if not isinstance(text, str):
         return text
+    if not text.strip():
+        raise PlaceError("a path or URL is empty; write . for the directory you are in")
     protocol, separator, rest = text.partition("://")
     if not separator:
+        _check_slashes(text)
         return Path(text)
     if protocol.lower() in LOCAL:
         path = Path(rest.removeprefix("localhost"))
@@ -55,6 +58,18 @@ def place(text: str | Path | UPath) -> Place:
         raise PlaceError(f"{text} names no bucket; give {protocol}://BUCKET/PREFIX")
     options: Any = OPTIONS.get(protocol, {}) | {"use_listings_cache": False}
     return UPath(f"{protocol}://{rest.rstrip('/')}", **options)
+
+
+def _check_slashes(text: str) -> None:
+    """PlaceError for a URL that lacks a slash: as a path it would be a new directory here."""
+    from fsspec import available_protocols
+
+    protocol, separator, rest = text.partition(":/")
+    if separator and protocol.lower() in available_protocols():
+        slashes = "///" if protocol.lower() in LOCAL else "//"
+        raise PlaceError(
+            f"{text} lacks a slash; give {protocol}:{slashes}{rest.lstrip('/')}, or ./{text} for a directory"
+        )
 
 
 def _check_protocol(text: str, protocol: str) -> None:

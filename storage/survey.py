@@ -236,7 +236,7 @@ class Survey:
 
     def load_som(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
         """Weights (N, C, D, D) float32 and attributes of soms/<name>; SurveyError where none or damaged."""
-        if f"soms/{name}" not in self.group:
+        if name not in self.som_names():
             raise SurveyError(f"{self.path} has no map {name!r}; it has {self.som_names()}")
         group = self.group[f"soms/{name}"]
         weights, attrs = np.asarray(group["weights"][:]), dict(group.attrs)  # type: ignore[index]

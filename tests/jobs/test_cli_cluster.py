@@ -88,7 +88,9 @@ def test_kuberay_and_ray_up_print_yaml():
         ([*SLURM, "--", "--output", "x"], "leave it out"), ([*SLURM, "--worker-ports", "many"], "LOW-HIGH"),
         ([*SLURM, "--memory", "lots"], "64G"), ([*KUBERAY, *RUN], "Kubernetes replaces"),
         ([*RAY_UP, "--project", "/"], "constraints.txt"), ([*RAY_UP, "--nodes", "5"], "2 hosts"),
-        (["slurm", "--output", "here"], "whole path"),
+        (["slurm", "--output", "here"], "whole path"), ([*SLURM, "--", "--redo", "map"], "discard the results anew"),
+        ([*SLURM, "--", "--redo=map"], "discard"), ([*SLURM, "--", "--print-config"], "computes nothing"),
+        (["ray-up", "-o", "s3://b/run", "--provider", "aws", "--nodes", "0", "--project", SOURCES], "--nodes is 0"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_remedy(arguments, says):

@@ -11,6 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
+from skysom.jobs import cutouts
 from skysom.jobs.cli import main
 
 MAP = [
@@ -173,3 +174,13 @@ def test_a_real_mosaic_and_its_component_list(shared, tmp_path):
     result = pd.read_parquet(output / "catalogue.parquet")
     assert len(result) == 51
     assert (result["status"] == "ok").sum() >= 45
+
+
+def test_a_directory_named_like_a_pattern_is_a_directory(tmp_path):
+    survey_files = sys.modules["survey_files"]
+    folder = tmp_path / "field [a] 2?"
+    survey_files.write_cutouts(folder, 3)
+    assert cutouts.root_of(str(folder)) == folder
+    assert len(cutouts.image_files(str(folder))) == 3
+    assert cutouts.root_of(str(folder / "cutouts")) == folder / "cutouts"
+    assert len(cutouts.image_files(f"{tmp_path}/f*/cutouts/*.fits")) == 3

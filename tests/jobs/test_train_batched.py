@@ -1,5 +1,6 @@
 """Batched training as a stage of a job: the same map however it is run, resumed or sharded; limits and history."""
 
+import io
 import json
 import re
 
@@ -8,6 +9,7 @@ import pytest
 import zarr
 
 from skysom.jobs.cli import main
+from skysom.jobs.output import Output
 
 STAGES = "train.stages=[{sigma=1.0, rotations=8, rate=0.1}, {sigma=0.5, rotations=16, rate=0.05, iterations=2}]"
 SOM = ["--set", "som.width=3", "--set", "som.height=2", "--set", "som.region='circular'"]
@@ -155,3 +157,50 @@ def test_other_batches_are_another_map(ingested, capsys):
     assert train(output, "--batch-size", "64") == 1
     assert "train.batch_size: 32 there, 64 in this run" in capsys.readouterr().err
     assert train(output, "--set", "train.memory_gb=4", "--set", "train.checkpoint_batches=5") == 0
+
+
+DAMAGE = {
+    "empty": b"",
+    "text": b"no archive",
+    "cut": None,
+    "header": (b"{'descr'", b"({'desc'"),
+    "packed": 8,
+    "locked": 6,
+}
+"""What a damaged checkpoint holds: bytes, bytes replaced, or the offset in zip's directory of what is changed."""
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_begins_again(ingested, capsys, damage):
+    output = ingested("output")
+    memory = io.BytesIO()
+    np.savez(memory, weights=np.zeros((6, 1, 9, 9), np.float32), position=np.zeros(3, int), digest=np.array("x"))
+    content, change = memory.getvalue(), DAMAGE[damage]
+    if isinstance(change, bytes):
+        content = change
+    elif isinstance(change, tuple):
+        content = content.replace(*change)
+    elif change is None:
+        content = content[: len(content) // 2]
+    else:  # method 97, or the bit of encryption, of the member that is read first
+        at = content.rindex(b"PK\x01\x02") + 2 + change
+        content = content[:at] + bytes([97]) + content[at + 1 :]
+    (output / ".skysom" / "training-main.npz").write_bytes(content)
+    assert train(output) == 0
+    told = capsys.readouterr()
+    assert "cannot be read" in told.out + told.err
+
+
+def test_redo_leaves_maps_whose_names_are_like_those_of_stages(ingested, capsys):
+    output = ingested("output")
+    for name in ("main-stage1", "main-stagecoach", "main"):
+        assert train(output, "--som-name", name) == 0
+    own = {name: weights(output, name) for name in ("main-stage1", "main-stagecoach", "main-stage1-stage1")}
+    told = capsys.readouterr()
+    assert "main-stage1 is a map of its own" in told.out + told.err
+    Output(output).discard("train", "main")
+    for name, there in own.items():
+        assert np.array_equal(weights(output, name), there)
+    assert not (output / "survey.zarr/soms/main").exists()
+    assert train(output, "--init", "som:", "--som-name", "other") == 1
+    assert "has no map ''" in capsys.readouterr().err

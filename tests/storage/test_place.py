@@ -36,8 +36,9 @@ def test_what_is_local_and_what_is_remote(s3):
 
 @pytest.mark.parametrize(
     ("text", "remedy"),
-    [("foo://bucket/x", "unknown protocol 'foo'"), ("s3://", "names no bucket"), ("file://a", "file:///folder")],
-)
+    [("foo://bucket/x", "unknown protocol 'foo'"), ("s3://", "names no bucket"), ("file://a", "file:///folder"),
+     ("s3:/bucket/x", "s3://bucket/x"), ("file:/a", "lacks a slash"), ("", "is empty")],
+)  # fmt: skip
 def test_a_url_that_cannot_be_used_is_refused(text, remedy):
     with pytest.raises(PlaceError, match=remedy):
         place(text)
