@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from skysom.cluster.shard_crew import ShardCrew
 
 STORE_BYTES = 200 * 1024**2
 """Smallest object store of a Ray started here."""
+CONNECT_S = 20.0
+"""Longest wait for the head of a cluster to answer."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def start_ray(workers: int | None, address: str | None, shared_bytes: int = 0) -
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     try:
         if address is not None:
+            _knock(address)
             ray.init(address=address, **quiet)
         else:
             # "local": whatever RAY_ADDRESS says, which whoever wants it has passed on.
@@ -90,6 +94,13 @@ def start_ray(workers: int | None, address: str | None, shared_bytes: int = 0) -
         where = f"at {address} cannot be reached" if address is not None else "does not start on this machine"
         remedy = "mend --ray-address or RAY_ADDRESS" if address is not None else "run with --executor local"
         raise PassError(f"Ray {where} ({type(error).__name__}: {error}); {remedy}") from error
+
+
+def _knock(address: str) -> None:
+    """OSError soon where nobody answers at "host:port": Ray itself would try for minutes."""
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
 
 
 def _store_bytes(shared_bytes: int) -> int:

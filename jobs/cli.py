@@ -172,7 +172,8 @@ def map_command(
         typer.Option("--som", help="A published map: a PINK file, another output, or OUTPUT:NAME."),
     ] = None,
     where: Annotated[
-        str | None, typer.Option("--where", help="Only rows for which this holds, e.g. 'bmu == 12 and flux > 3'.")
+        str | None,
+        typer.Option("--where", help="Only rows for which this holds, e.g. 'bmu == 12 and flux > 3'; '' for all."),
     ] = None,
     keep: Annotated[
         int | None,

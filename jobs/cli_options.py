@@ -71,7 +71,8 @@ def configure(
     from skysom.jobs.config import load_config, parse_setting, to_toml
     from skysom.jobs.output import Output
 
-    given = {key: value for key, value in flags.items() if value is not None and value != []}
+    # An empty value takes back what an output remembers.
+    given = {key: value if value != "" else None for key, value in flags.items() if value is not None and value != []}
     if "images" in given:
         given["images"] = tuple(given["images"])
     given |= dict(parse_setting(text) for text in settings or [])

@@ -4,6 +4,7 @@ Every measurement holds numerical libraries to one thread, as a worker does, and
 the others were disturbed. Nothing is kept.
 """
 
+import math
 import os
 import tempfile
 import time
@@ -19,6 +20,7 @@ from skysom.cluster.costs import Cost, Workload
 from skysom.cluster.executors import one_thread
 from skysom.engine.geometry import Geometry
 from skysom.engine.search import BLOCK_IMAGES
+from skysom.jobs.report_words import as_float
 
 MEASURED = "measured here on 1 core"
 CALIBRATION_IMAGES = 64
@@ -307,7 +309,8 @@ def history_rates(events: Iterable[dict[str, Any]], place: str) -> dict[str, Rat
             open_runs[stage].shards.append(event)
             runs[stage] = open_runs[stage]
         elif event.get("event") == "stage_end" and stage in open_runs:
-            open_runs[stage].seconds = float(event["seconds"])
+            seconds = as_float(event.get("seconds"))
+            open_runs[stage].seconds = seconds if math.isfinite(seconds) else None
     return {stage: Rate(run.cost(), run.source(place)) for stage, run in runs.items() if run.images}
 
 
@@ -349,7 +352,8 @@ def online_history_s(events: Iterable[dict[str, Any]], som: str) -> float | None
     found = None
     for event in events:
         if event.get("event") == "stage_end" and event.get("key") == f"train:{som}" and event.get("presentations"):
-            found = float(event["seconds"]) / float(event["presentations"])
+            seconds, images = as_float(event.get("seconds")), as_float(event["presentations"])
+            found = seconds / images if images > 0 and math.isfinite(seconds) else None
     return found
 
 
