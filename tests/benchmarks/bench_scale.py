@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-SIDE, NEURONS, SHARD = 64, 100, 1024
+SIDE, NEURONS, SHARD = 64, 100, 512
 SEARCH_S = 8.0
 
 
@@ -34,12 +34,6 @@ class Generator:
 
     path: Path
 
-    @cached_property
-    def survey(self):  # type: ignore[no-untyped-def]
-        from skysom.storage.survey import Survey
-
-        return Survey(self.path, "r+")
-
     def read(self, shard):  # type: ignore[no-untyped-def]
         return None
 
@@ -47,8 +41,11 @@ class Generator:
         return simulated(shard[1] - shard[0], shard[0])
 
     def write(self, shard, images):  # type: ignore[no-untyped-def]
-        self.survey.write_rows("prepared", shard[0], images)
-        self.survey.write_rows("ok", shard[0], np.ones(len(images), bool))
+        from skysom.storage.survey import Survey
+
+        survey = Survey(self.path, "r+")
+        survey.write_rows("prepared", shard[0], images)
+        survey.write_rows("ok", shard[0], np.ones(len(images), bool))
         return {"images": len(images)}
 
 
@@ -71,7 +68,7 @@ def neurons() -> np.ndarray:
     from skysom.engine.transforms import transform
 
     geometry = Geometry.derive(SIDE, 360, True, "circular")
-    return np.stack([transform(image, 0, geometry) for image in simulated(NEURONS, -1)])
+    return np.stack([transform(image, 0, geometry) for image in simulated(NEURONS, 2**31)])
 
 
 def geometry_of_bench():  # type: ignore[no-untyped-def]
@@ -156,7 +153,7 @@ def search_for(seconds: float) -> float:
 
 def search_alone(processes: int) -> float:
     """Images a second of ``processes`` that search at the same time."""
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         list(pool.map(search_for, [0.1] * processes))  # imports and compiled code
         return sum(pool.map(search_for, [SEARCH_S] * processes))
 
