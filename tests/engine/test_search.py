@@ -243,7 +243,7 @@ def test_it_is_the_transform_that_is_found():
 @pytest.mark.parametrize(
     ("region", "rotations", "side"), [("quadratic", 12, 12), ("circular", 8, 11), ("quadratic", 1, 9)]
 )
-def test_an_image_alone_gives_what_it_gives_in_any_batch(region, rotations, side):
+def test_company_changes_nothing_and_place_no_more_than_rounding(region, rotations, side):
     geometry = Geometry.derive(side, rotations, region=region)
     rng = np.random.default_rng(7)
     images = rng.random((BLOCK_IMAGES + 5, 2, side, side), np.float32)
@@ -251,10 +251,17 @@ def test_an_image_alone_gives_what_it_gives_in_any_batch(region, rotations, side
     weights[3] = transform(images[4], 0, geometry)
     images[9] = np.nan
     together = match(geometry, images, weights)
-    for rows in ([0], [4], [31], [36], [3, 36, 17], list(range(36, -1, -1))):
+    for rows in ([0], [0, 1, 2], list(range(31)), list(range(33))):  # in the places they have together
         part = match(geometry, images[rows], weights)
         for name in ("distance", "transform", "bmu", "bmu_distance"):
             np.testing.assert_array_equal(getattr(part, name), getattr(together, name)[rows])
+    # The kernels of some processors round a column of a matrix product by its place: jobs keep images in theirs.
+    for rows in ([4], [31], [36], [3, 36, 17], list(range(36, -1, -1))):
+        part = match(geometry, images[rows], weights)
+        for name in ("transform", "bmu"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(together, name)[rows])
+        for name in ("distance", "bmu_distance"):
+            np.testing.assert_allclose(getattr(part, name), getattr(together, name)[rows], rtol=3e-7)
 
 
 @given(searches(rotations=(1, 8), kinds=("noise", "near"), largest=8))
