@@ -17,7 +17,7 @@ from skysom.storage.survey import Survey
 
 SMALL = {
     "som.width": 3, "som.region": "circular", "train.stages": [{"rotations": 8}, {"rotations": 16}],
-    "preprocess.steps": [{"step": "noise"}, {"step": "min_max"}],
+    "preprocess.steps": [{"step": "noise"}, {"step": "min_max"}], "train.batch_size": 1,
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def finished(small_survey, tmp_path, tiny):
     folder, catalogue, _ = small_survey
     output = tmp_path / "out"
     command = ["run", "-i", str(folder), "-c", str(catalogue), "-o", str(output), "--workers", "1", *tiny]
-    assert main(command) == 0
+    assert main([*command, "--batch-size", "1"]) == 0
     return output
 
 
