@@ -72,7 +72,9 @@ def configure(
     from skysom.jobs.output import Output
 
     # An empty value takes back what an output remembers.
-    given = {key: value if value != "" else None for key, value in flags.items() if value is not None and value != []}
+    given: dict[str, Any] = {
+        key: value if value != "" else None for key, value in flags.items() if value is not None and value != []
+    }
     if "images" in given:
         given["images"] = tuple(given["images"])
     given |= dict(parse_setting(text) for text in settings or [])
