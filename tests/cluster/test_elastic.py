@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from skysom.cluster import shard_crew
@@ -84,13 +85,20 @@ def readers(folder):
     return {pid for _, _, pid, _ in workers.steps(folder)}
 
 
+def alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
 def test_the_shards_of_a_node_that_is_killed_are_done_elsewhere(tmp_path, cluster):
     nodes = cluster(num_cpus=1)
     lost = nodes.add_node(num_cpus=1)
 
     def act():
         until(lambda: len(readers(tmp_path)) == 2, "the second worker never came")
+        pids = readers(tmp_path)
         nodes.remove_node(lost, allow_graceful=False)
+        # A worker outlives its node for a moment, in which it could deliver what it holds.
+        until(lambda: not all(alive(pid) for pid in pids), "no worker died with its node")
 
     results = run(RayExecutor(2, nodes.address, **LIMITS), tmp_path, act)
     assert 1 < max(result.attempts for result in results) <= 3, "nothing was in flight on the node"
