@@ -300,8 +300,10 @@ def test_a_dask_cluster_without_workers_is_given_up():
 
 
 def test_a_ray_whose_cores_actors_hold_is_given_up():
-    start_ray(2, None)
     import ray
+
+    ray.shutdown()  # one that another test left may have more cores
+    start_ray(2, None)
 
     class Holder:
         def ping(self):
