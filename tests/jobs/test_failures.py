@@ -100,6 +100,7 @@ def disk(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_many_points_is_a_sentence_and_more_room_is_the_remedy(reference, disk, capfd):
     """The disk grows after every failure, so that the run is stopped by it in all its stages."""
     size, stopped_in = 16_384, []
@@ -231,7 +232,7 @@ def test_a_ledger_of_another_configuration_is_refused(reference, tmp_path, capfd
 # --- two runs -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["local", "s3"])
+@pytest.mark.parametrize("where", ["local", pytest.param("s3", marks=pytest.mark.slow)])
 def test_of_two_runs_at_the_same_moment_one_works_and_its_successor_waits_for_nothing(
     reference, start, tmp_path, request, where
 ):

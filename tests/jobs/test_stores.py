@@ -92,6 +92,7 @@ def test_a_run_in_an_object_store_is_that_on_disk(local, source, s3, capfd):
     assert np.array_equal(again.column("mappings/again/bmu"), again.column("mappings/main/bmu"))
 
 
+@pytest.mark.slow
 def test_ray_workers_write_the_same_to_an_object_store(local, source, s3):
     import ray
 
