@@ -157,18 +157,21 @@ def in_flight(read: int, computed: int) -> int:
     return SHARDS_IN_FLIGHT * max(read, computed) + read
 
 
-def train_memory(work: Workload, recipe: Sequence[tuple[Geometry, int]], rows: int, window: int, workers: int) -> int:
+def train_memory(
+    recipe: Sequence[tuple[Geometry, int]], *, neurons: int, channels: int, rows: int, window: int, workers: int
+) -> int:
     """Peak bytes of a training on ``rows`` images, of all workers and the coordinator together.
 
     recipe : geometry and batch size of each stage; batches hold two windows of ``window`` images, online
     training (batch size 1) all of them on one worker.
     """
-    need, sizes = 0, {"neurons": work.neurons, "channels": work.channels}
+    need, sizes = 0, {"neurons": neurons, "channels": channels}
     for geometry, batch in recipe:
+        image = 4 * channels * geometry.image_side**2
         if batch == 1:
-            need = max(need, rows * work.prepared_bytes + training_memory(geometry, **sizes))
+            need = max(need, rows * image + training_memory(geometry, **sizes))
         else:
-            held = min(rows, 2 * window) * work.prepared_bytes
+            held = min(rows, 2 * window) * image
             need = max(need, held + batch_memory(geometry, **sizes, batch=min(batch, rows), workers=workers))
     return need
 

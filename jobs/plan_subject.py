@@ -12,6 +12,7 @@ from skysom.jobs.config import Config
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.output import Output
 from skysom.jobs.plan_rates import Rate
+from skysom.jobs.train import geometry_of
 from skysom.storage.jsonlines import JsonLines
 from skysom.storage.place import exists
 from skysom.storage.survey import Survey
@@ -158,15 +159,7 @@ def lattice_size(config: Config) -> int:
 def map_geometry(config: Config, side: int) -> Geometry:
     """Geometry of the mapping of prepared images of ``side`` pixels."""
     rotations = config.map.rotations or config.train.stages[-1].rotations
-    return stage_geometry(config, side, rotations)
-
-
-def stage_geometry(config: Config, side: int, rotations: int) -> Geometry:
-    """Geometry with ``rotations``; neurons keep the size they have where any stage rotates."""
-    som, neuron_side = config.som, config.som.neuron_side
-    if neuron_side is None and any(stage.rotations > 1 for stage in config.train.stages):
-        neuron_side = Geometry.derive(side, 4).neuron_side
-    return Geometry.derive(side, rotations, som.flip, som.region, neuron_side, som.region_side)
+    return geometry_of(config, side, rotations)
 
 
 def _same_training(config: Config, output: Output) -> bool:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from skysom.cluster import costs
 from skysom.engine.geometry import Geometry
 from skysom.jobs import plan_rates
-from skysom.jobs.plan_subject import Machines, StagePlan, Subject, stage_geometry
-from skysom.jobs.train import lattice_of, with_batches
+from skysom.jobs.plan_subject import Machines, StagePlan, Subject
+from skysom.jobs.train import geometry_of, lattice_of, with_batches
 
 NETWORK_BYTES_S = 25e9 / 8
 """ASSUMED of one machine's network, bytes a second: 25 Gb/s."""
@@ -76,7 +76,7 @@ def recipe_of(subject: Subject) -> list[Stage]:
     """The training stages."""
     config, side = subject.config, subject.work.geometry.image_side
     return [
-        Stage(stage_geometry(config, side, stage.rotations), min(stage.batch_size or 1, subject.rows), stage.iterations)
+        Stage(geometry_of(config, side, stage.rotations), min(stage.batch_size or 1, subject.rows), stage.iterations)
         for stage in with_batches(config, lattice_of(config), subject.rows).train.stages
     ]
 
@@ -91,7 +91,9 @@ def training_bytes(subject: Subject, machines: Machines) -> int:
     recipe = recipe_of(subject)
     pairs = [(stage.geometry, stage.batch) for stage in recipe]
     window = subject.config.train.shuffle_images
-    return costs.train_memory(subject.work, pairs, subject.rows, window, workers_of(recipe, machines))
+    work, workers = subject.work, workers_of(recipe, machines)
+    sizes = {"neurons": work.neurons, "channels": work.channels, "rows": subject.rows}
+    return costs.train_memory(pairs, **sizes, window=window, workers=workers)
 
 
 def _operations(subject: Subject, geometry: Geometry) -> int:

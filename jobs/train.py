@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from skysom.cluster.costs import train_memory
 from skysom.cluster.shards import Runtime
 from skysom.cluster.tables import rows_where
 from skysom.engine.batch import check_batch
@@ -12,9 +13,8 @@ from skysom.engine.errors import EngineError
 from skysom.engine.geometry import Geometry
 from skysom.engine.initial import initial_weights
 from skysom.engine.lattice import Cartesian, Hexagonal, Lattice, lattice_to_dict
-from skysom.engine.memory import batch_memory, training_memory
 from skysom.engine.search import BLOCK_IMAGES
-from skysom.jobs.config import Config, TrainingStage
+from skysom.jobs.config import Config
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.output import Output, Timer, hash_of, stage_values
 from skysom.jobs.preprocess import PreparedReader, open_prepared, preprocess_hash
@@ -43,7 +43,8 @@ def train(config: Config, output: Output, runtime: Runtime) -> None:
         if is_trained(output, name):
             return
     lattice = lattice_of(config)
-    geometries = [geometry_of(config, survey, stage) for stage in config.train.stages]
+    side = survey.attrs["prepared_side"]
+    geometries = [geometry_of(config, side, stage.rotations) for stage in config.train.stages]
     rows = select_rows(config, output, survey, runtime.dask_ready())
     recipe = with_batches(config, lattice, len(rows))
     runtime = within_memory(runtime, recipe, geometries, lattice, survey, len(rows))
@@ -166,13 +167,12 @@ def lattice_of(config: Config) -> Lattice:
     return Cartesian(som.width, som.height or som.width, som.depth, periodic=som.periodic)
 
 
-def geometry_of(config: Config, survey: Survey, stage: TrainingStage) -> Geometry:
-    """Geometry of a training stage; neurons keep the size they have with rotations."""
-    som, side = config.som, survey.attrs["prepared_side"]
-    neuron_side = som.neuron_side
-    if neuron_side is None and any(s.rotations > 1 for s in config.train.stages):
+def geometry_of(config: Config, side: int, rotations: int) -> Geometry:
+    """Geometry of images of ``side`` pixels with ``rotations``; neurons keep the size they have if a stage rotates."""
+    som, neuron_side = config.som, config.som.neuron_side
+    if neuron_side is None and any(stage.rotations > 1 for stage in config.train.stages):
         neuron_side = Geometry.derive(side, 4).neuron_side
-    return Geometry.derive(side, stage.rotations, som.flip, som.region, neuron_side, som.region_side)
+    return Geometry.derive(side, rotations, som.flip, som.region, neuron_side, som.region_side)
 
 
 def select_rows(config: Config, output: Output, survey: Survey, scheduler: str = "threads") -> np.ndarray:
@@ -210,8 +210,13 @@ def within_memory(
     """
     wanted, limit = runtime.workers_here, config.train.memory_gb * 1e9
 
+    recipe = [
+        (geometry, stage.batch_size or 1) for geometry, stage in zip(geometries, config.train.stages, strict=True)
+    ]
+    sizes = {"neurons": lattice.size, "channels": len(survey.attrs["channels"]), "rows": images}
+
     def need(workers: int) -> int:
-        return memory_of(config, geometries, lattice, len(survey.attrs["channels"]), images, workers)
+        return train_memory(recipe, **sizes, window=config.train.shuffle_images, workers=workers)
 
     workers = wanted
     while runtime.workers is None and runtime.address is None and workers > 1 and need(workers) > limit:
@@ -228,23 +233,6 @@ def within_memory(
         say(f"train: {workers} of {wanted} workers, for train.memory_gb={config.train.memory_gb:g}; raise it for more")
         return replace(runtime, workers=workers)
     return runtime
-
-
-def memory_of(
-    config: Config, geometries: list[Geometry], lattice: Lattice, channels: int, images: int, workers: int
-) -> int:
-    """Bytes a training on ``images`` images, its batch sizes set, needs with ``workers`` workers on this machine."""
-    need = 0
-    for geometry, stage in zip(geometries, config.train.stages, strict=True):
-        size, image = stage.batch_size or 1, 4 * channels * geometry.image_side**2
-        if size == 1:
-            need = max(need, images * image + training_memory(geometry, neurons=lattice.size, channels=channels))
-            continue
-        # Of a selection larger than a window, this one and the next are held.
-        held = min(images, 2 * config.train.shuffle_images)
-        sizes = {"neurons": lattice.size, "channels": channels, "batch": min(size, images), "workers": workers}
-        need = max(need, held * image + batch_memory(geometry, **sizes))
-    return need
 
 
 def starting_weights(

@@ -83,10 +83,11 @@ def test_the_best_number_of_workers_grows_with_the_batch():
 
 def test_training_memory_counts_what_is_held():
     recipe = [(SURVEY.geometry, 1024)]
-    small, large = (costs.train_memory(SURVEY, recipe, rows, 1024, 2) for rows in (1024, 2048))
+    sizes = {"neurons": SURVEY.neurons, "channels": SURVEY.channels, "window": 1024}
+    small, large = (costs.train_memory(recipe, **sizes, rows=rows, workers=2) for rows in (1024, 2048))
     assert large - small == 1024 * 90_000
-    assert costs.train_memory(SURVEY, recipe, 10**6, 1024, 2) == large, "two windows, however many images"
-    online = costs.train_memory(SURVEY, [(SURVEY.geometry, 1)], 10**6, 1024, 1)
+    assert costs.train_memory(recipe, **sizes, rows=10**6, workers=2) == large, "two windows, however many images"
+    online = costs.train_memory([(SURVEY.geometry, 1)], **sizes, rows=10**6, workers=1)
     assert online > 10**6 * 90_000, "online training holds all of its images"
 
 
