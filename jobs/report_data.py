@@ -99,7 +99,7 @@ def count_rows(survey: Survey) -> Counts:
         usable = names == "ok"
         counts.usable += int(usable.sum())
         if "coverage" in survey:
-            coverage = np.asarray(survey["coverage"][start:stop])
+            coverage = survey.read("coverage", start, stop)
             counts.padded += int((usable & (coverage < 1)).sum())
         for name in np.unique(names[~usable]):
             cause = counts.causes.setdefault(str(name), Cause())
@@ -128,8 +128,8 @@ def summarise_mapping(survey: Survey, name: str, neurons: int, seed: int = 1) ->
         sums += [np.bincount(bmu, weights=w, minlength=neurons) for w in (np.ones(len(row)), distance, distance**2)]
         low, high = min(low, distance.min()), max(high, distance.max())
         if angles is not None:
-            turn = np.asarray(survey[f"{prefix}/bmu_rotation"][start:stop])[row - start].astype(np.int64)
-            flip = np.asarray(survey[f"{prefix}/bmu_flip"][start:stop])[row - start].astype(np.int64)
+            turn = survey.read(f"{prefix}/bmu_rotation", start, stop)[row - start].astype(np.int64)
+            flip = survey.read(f"{prefix}/bmu_flip", start, stop)[row - start].astype(np.int64)
             np.add.at(angles, (flip, turn % rotations), 1)
         best.update(bmu, row, distance)
         random.update(bmu, row, np.random.default_rng([seed, start]).random(len(row)))
@@ -149,8 +149,8 @@ def _blocks(survey: Survey) -> Iterator[tuple[int, int]]:
 
 def _mapped_rows(survey: Survey, prefix: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """BMU, its distance (float64) and row number of the mapped rows of a block."""
-    bmu = np.asarray(survey[f"{prefix}/bmu"][start:stop]).astype(np.int64)
-    distance = np.asarray(survey[f"{prefix}/bmu_distance"][start:stop]).astype(np.float64)
+    bmu = survey.read(f"{prefix}/bmu", start, stop).astype(np.int64)
+    distance = survey.read(f"{prefix}/bmu_distance", start, stop).astype(np.float64)
     mapped = np.flatnonzero((bmu >= 0) & np.isfinite(distance))
     return bmu[mapped], distance[mapped], mapped + start
 

@@ -153,3 +153,12 @@ def test_leading_zeros_and_negative_right_ascensions(tmp_path):
     assert source_ids(table)[0].tolist() == ["007", "0007"]
     assert table["n"].tolist() == [1, 2]
     assert coordinates(table, "ra", "dec")[0].tolist() == [350.0, 350.0]
+
+
+def test_a_report_on_a_cut_chunk_is_refused_with_its_rows(run, capsys):
+    assert run() == 0
+    for chunk in (run.output / "survey.zarr/mappings/main/bmu/c").iterdir():
+        chunk.write_bytes(chunk.read_bytes()[:10])
+    capsys.readouterr()
+    assert main(["report", "-o", str(run.output)]) == 1
+    assert re.search(r"rows 0\.\.\d+ of mappings/main/bmu .* are damaged .*--redo", capsys.readouterr().err)
