@@ -20,11 +20,11 @@ import numpy as np
 from skysom.engine import transforms
 from skysom.engine.errors import EngineError, ShapeError
 from skysom.engine.geometry import Geometry
+from skysom.engine.match import Match, joined
 from skysom.engine.neighbourhood import Neighbourhood
 from skysom.engine.search import (
     BLOCK_IMAGES,
     FRAMES_KEPT,
-    Match,
     Search,
     as_batch,
     base_and_element,
@@ -117,7 +117,7 @@ def search_blocks(search: Search, images: np.ndarray) -> Match:
     """
     starts = range(0, len(images), BLOCK_IMAGES)
     blocks = [search(images[first : first + BLOCK_IMAGES]) for first in starts]
-    return Match(*(np.concatenate([getattr(block, name) for block in blocks]) for name in Match.__dataclass_fields__))
+    return joined(blocks, xp=np)
 
 
 def fixed_point_scale(peak: float, factors: np.ndarray) -> float:

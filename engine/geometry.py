@@ -14,7 +14,7 @@ import numpy as np
 
 from skysom.engine.errors import GeometryError
 
-Region = Literal["quadratic", "circular"]
+Region = Literal["quadratic", "circular", "annular"]
 
 
 class Taps(NamedTuple):
@@ -33,7 +33,8 @@ class Taps(NamedTuple):
 class Geometry:
     """Sides in pixels, the region of the distance, rotations and flips.
 
-    Use `Geometry.derive` for the default sides. Raises GeometryError where they do not fit.
+    The annular region is the circular one of ``region_side`` without that of ``inner_side``, which other regions do
+    not have (0). Use `Geometry.derive` for the default sides. Raises GeometryError where they do not fit.
     """
 
     image_side: int
@@ -42,6 +43,7 @@ class Geometry:
     region: Region = "quadratic"
     rotations: int = 360
     flip: bool = True
+    inner_side: int = 0
 
     def __post_init__(self) -> None:
         if self.region not in get_args(Region):
@@ -58,6 +60,11 @@ class Geometry:
                 f"the region side ({self.region_side} pixels) exceeds the neuron side ({self.neuron_side}); "
                 "make the region smaller or the neurons larger"
             )
+        if (self.region == "annular") != (0 < self.inner_side < self.region_side):
+            raise GeometryError(
+                f"the inner side is {self.inner_side} pixels of a region that is {self.region} with side "
+                f"{self.region_side}; an annular region needs one between, others have none (0)"
+            )
 
     @classmethod
     def derive(
@@ -68,19 +75,20 @@ class Geometry:
         region: str = "quadratic",
         neuron_side: int | None = None,
         region_side: int | None = None,
+        inner_side: int = 0,
     ) -> "Geometry":
         """Geometry with the peer's default sides.
 
         The neuron holds a turned image, trunc(2 H / sqrt(2) + 1), and the quadratic region is the
         square inside any turned image, trunc(H sqrt(2) / 2); both are H for a single rotation, and a
-        circular region has side H.
+        circular or annular region has side H.
         """
         if neuron_side is None:
             neuron_side = image_side if rotations == 1 else int(2 * image_side / math.sqrt(2) + 1)
         if region_side is None:
-            whole = rotations == 1 or region == "circular"
+            whole = rotations == 1 or region != "quadratic"
             region_side = image_side if whole else int(image_side * math.sqrt(2) * 0.5)
-        return cls(image_side, neuron_side, region_side, cast(Region, region), rotations, flip)
+        return cls(image_side, neuron_side, region_side, cast(Region, region), rotations, flip, inner_side)
 
     @property
     def transforms(self) -> int:
@@ -115,19 +123,27 @@ class Geometry:
     @cached_property
     def region_mask(self) -> np.ndarray:
         """(D, D) bool, the pixels of the distance."""
-        side, offset = self.region_side, (self.neuron_side - self.region_side) // 2
-        mask = np.zeros((self.neuron_side, self.neuron_side), bool)
         if self.region == "quadratic":
+            side, offset = self.region_side, (self.neuron_side - self.region_side) // 2
+            mask = np.zeros((self.neuron_side, self.neuron_side), bool)
             mask[offset : offset + side, offset : offset + side] = True
             return mask
-        radius, centre = side // 2, self.neuron_side // 2
+        mask = self._disc(self.region_side)
+        if self.inner_side:
+            mask &= ~self._disc(self.inner_side)
+        if not mask.any():
+            raise GeometryError(f"a {self.region} region of side {self.region_side} has no pixel; make it larger")
+        return mask
+
+    def _disc(self, side: int) -> np.ndarray:
+        """(D, D) bool, the circular region of ``side``."""
+        mask = np.zeros((self.neuron_side, self.neuron_side), bool)
+        offset, radius, centre = (self.neuron_side - side) // 2, side // 2, self.neuron_side // 2
         for row in range(2 * radius):
             half_width = math.sqrt(2 * radius * (row + 0.5) - (row + 0.5) ** 2)
             # Halves are rounded away from zero, unlike Python's round.
             first, stop = math.floor(centre - half_width + 0.5), math.floor(centre + half_width + 0.5)
             mask[offset + row, first:stop] = True
-        if not mask.any():
-            raise GeometryError(f"a circular region of side {side} has no pixel; use at least 2")
         return mask
 
     def taps(self, k: int, pixels: np.ndarray) -> Taps:

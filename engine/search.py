@@ -1,4 +1,4 @@
-"""The best-matching unit of every image: `best_match` and the two paths behind it.
+"""The best-matching unit of every image: `best_match` and the exact paths behind it.
 
 ``reference`` makes every transform and sums squares (tests, tiny inputs). ``exact`` is the dihedral
 path of search.md section 2: d^2 = |r|^2 + |w|^2 - 2 <r, w>, with the inner products as matrix products
@@ -7,20 +7,23 @@ neurons share (a sky background, the core of a source) is subtracted from r and 
 not cancel; where an image is a neuron, nearly, its inner products are computed again in float64.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from skysom.engine import dihedral, transforms
 from skysom.engine.errors import EngineError, ShapeError
 from skysom.engine.geometry import Geometry
+from skysom.engine.match import Match, as_match, check_shapes, empty_match, finite_images, joined
 from skysom.engine.som import Som
 
+if TYPE_CHECKING:
+    from skysom.engine.certified import Calibration
+
 Array = Any
-Method = Literal["exact", "reference"]
+Method = Literal["certified", "exact", "polar", "reference"]
 
 BLOCK_IMAGES = 32
 """Images searched together. The shape of a matrix product decides its rounding, so it is fixed."""
@@ -41,20 +44,6 @@ FRAMES_KEPT = 512
 """Base rotations whose interpolation of a whole frame is kept."""
 
 
-@dataclass(frozen=True)
-class Match:
-    """Distances of B images to N neurons, each at its best transform.
-
-    distance (B, N) float32; transform (B, N) int64, t = flip * R + k; bmu (B,) int64, the neuron of
-    the smallest distance (the lowest index of equal ones); bmu_distance (B,) float32.
-    """
-
-    distance: Array
-    transform: Array
-    bmu: Array
-    bmu_distance: Array
-
-
 def best_match(
     images: Array,
     som: Som,
@@ -62,7 +51,11 @@ def best_match(
     flip: bool = True,
     region: str = "quadratic",
     region_side: int | None = None,
-    method: Method = "exact",
+    method: Method | None = None,
+    calibration: "Calibration | None" = None,
+    exact_neurons: int = 1,
+    channel_weights: Sequence[float] | None = None,
+    inner_side: int = 0,
 ) -> Match:
     """Best transform and distance of every image to every neuron, and the best-matching unit.
 
@@ -71,12 +64,20 @@ def best_match(
     images : (B, C, H, W) or (B, H, W) float32, square; NumPy or any array namespace.
     som : the map; its weights must be of the images' namespace.
     rotations : 1 or a multiple of 4; flip : whether mirror images count as equal.
-    region : "quadratic" or "circular"; region_side in pixels, default as `Geometry.derive`.
-    method : "exact", or "reference" (hundreds of times slower).
+    region : "quadratic", "circular" or "annular"; region_side in pixels, default as `Geometry.derive`.
+    method : "certified" (the BMU, its distance and transform are those of the exact search, up to a stated rate of
+        misses; distances of other neurons are approximate, see ``Match.exact``), "exact" (all distances), "polar"
+        (distances of its own, unbiased in angle) or "reference" (every transform made: hundreds of times slower).
+        Default: "certified" for NumPy arrays, "exact" for others.
+    calibration : of ``certified``, by `calibrate`; without one a wide margin is used.
+    exact_neurons : of ``certified``: the distances of so many neurons, those with the best scores, are exact.
+    channel_weights : C factors on the squared differences of each channel, default 1.
+    inner_side : pixels; the annular region is the circular one without that of this side.
 
     Raises
     ------
     ShapeError, GeometryError : arrays or sides that do not fit together.
+    EngineError : an unknown method; ``polar`` or ``certified`` on arrays that are not NumPy's.
 
     Notes
     -----
@@ -86,19 +87,57 @@ def best_match(
     from array_api_compat import array_namespace
 
     images = as_batch(images)
-    geometry = geometry_of(images, som, rotations, flip, region, region_side)
+    geometry = geometry_of(images, som, rotations, flip, region, region_side, inner_side)
     xp = array_namespace(images, som.weights)
-    if method not in get_args(Method):
-        raise EngineError(f"method is {method!r}; use one of {get_args(Method)}")
+    if method is None:
+        method = "certified" if isinstance(som.weights, np.ndarray) else "exact"
+    if channel_weights is not None:
+        images, som = _weighted(images, som, channel_weights, xp=xp)
     if method == "reference":
         return _reference(images, som, geometry, xp=xp)
-    search = Search(som.weights, geometry, xp=xp)
+    search = searcher(som.weights, geometry, method, calibration, exact_neurons, xp=xp)
     count = images.shape[0]
     starts = range(0, count, BLOCK_IMAGES)
     blocks = [search(images[first : min(first + BLOCK_IMAGES, count), ...]) for first in starts]
-    if not blocks:
-        return _empty(som, xp=xp)
-    return Match(*(xp.concat([getattr(b, name) for b in blocks]) for name in Match.__dataclass_fields__))
+    return joined(blocks, xp=xp) if blocks else empty_match(som.weights.shape[0], xp=xp)
+
+
+def searcher(
+    weights: Array,
+    geometry: Geometry,
+    method: Method = "certified",
+    calibration: "Calibration | None" = None,
+    exact_neurons: int = 1,
+    *,
+    xp: Any = np,
+) -> Callable[[Array], Match]:
+    """The search of ``method`` against weights (N, C, D, D): call it on blocks of at most 32 images.
+
+    Arguments and errors as of `best_match`; "reference" has no tables to make and is not among them.
+    """
+    if method == "exact":
+        return Search(weights, geometry, xp=xp)
+    if method == "polar":
+        from skysom.engine.polar import PolarSearch
+
+        return PolarSearch(weights, geometry)
+    if method != "certified":
+        raise EngineError(f"method is {method!r}; use one of {get_args(Method)}")
+    from skysom.engine.certified import DEFAULT_MARGIN, CertifiedSearch
+
+    margin = DEFAULT_MARGIN if calibration is None else calibration.margin
+    return CertifiedSearch(weights, geometry, margin, exact_neurons)
+
+
+def _weighted(images: Array, som: Som, channel_weights: Sequence[float], *, xp: Any) -> tuple[Array, Som]:
+    """Images and map with each channel scaled so that squared differences are weighted."""
+    weights = np.asarray(channel_weights, np.float64)
+    if weights.shape != (som.channels,) or not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ShapeError(
+            f"channel_weights are {list(channel_weights)}; give {som.channels} numbers that are not negative"
+        )
+    scale = xp.asarray(np.sqrt(weights).astype(np.float32).reshape(1, -1, 1, 1))
+    return images * scale, Som(som.weights * scale, som.lattice)
 
 
 def as_batch(images: Array) -> Array:
@@ -109,11 +148,19 @@ def as_batch(images: Array) -> Array:
     return images if len(shape) == 4 else images[:, None, :, :]
 
 
-def geometry_of(images: Array, som: Som, rotations: int, flip: bool, region: str, region_side: int | None) -> Geometry:
+def geometry_of(
+    images: Array,
+    som: Som,
+    rotations: int,
+    flip: bool,
+    region: str,
+    region_side: int | None,
+    inner_side: int = 0,
+) -> Geometry:
     """Geometry of a search of ``images`` (B, C, H, H) on ``som``; ShapeError where channels differ."""
     if images.shape[1] != som.channels:
         raise ShapeError(f"images have {images.shape[1]} channels, the map has {som.channels}")
-    return Geometry.derive(images.shape[3], rotations, flip, region, som.neuron_side, region_side)
+    return Geometry.derive(images.shape[3], rotations, flip, region, som.neuron_side, region_side, inner_side)
 
 
 class Search:
@@ -138,13 +185,15 @@ class Search:
         if self.compiled:  # else NumPy would copy the transposed scalars for every block
             self.spectra = dihedral.Spectra(*(np.ascontiguousarray(part) for part in self.spectra))
 
-    def __call__(self, images: Array) -> Match:
+    def __call__(self, images: Array, *, pad: bool = True) -> Match:
+        """Match of B <= 32 images. Without ``pad`` the few images of a check are searched as they are: rounding then
+        depends on how many they are."""
         xp, count = self.xp, images.shape[0]
         check_shapes(images.shape, self.weights.shape, self.geometry)
         if count > BLOCK_IMAGES:
             raise ShapeError(f"a block holds {count} images; search at most {BLOCK_IMAGES} at a time")
-        images, finite = _finite(xp.astype(images, xp.float32), xp=xp)
-        if count < BLOCK_IMAGES:
+        images, finite = finite_images(xp.astype(images, xp.float32), xp=xp)
+        if pad and count < BLOCK_IMAGES:
             padding = xp.zeros((BLOCK_IMAGES - count, *images.shape[1:]), dtype=xp.float32)
             images = xp.concat([images, padding])
         find = _compiled_minimum if self.compiled else _portable_minimum
@@ -152,26 +201,7 @@ class Search:
         scale = norms + self.norms[None, :]
         squared = scale + xp.astype(product, xp.float64)
         squared, transform = _decide(self, np.array(images), squared, transform, scale, count)
-        return _as_match(squared[:count], transform[:count], finite, xp=xp)
-
-
-def check_shapes(images: tuple, weights: tuple, geometry: Geometry) -> None:
-    """ShapeError unless shapes (B, C, H, H) and (N, C, D, D) are those of ``geometry``.
-
-    The compiled kernels index without bounds checks.
-    """
-    channels, side, frame = weights[1], geometry.image_side, geometry.neuron_side
-    if tuple(images[1:]) != (channels, side, side) or tuple(weights[2:]) != (frame, frame):
-        raise ShapeError(
-            f"images have shape {tuple(images)} and weights {tuple(weights)}; this search needs "
-            f"images (B, {channels}, {side}, {side}) and weights (N, {channels}, {frame}, {frame})"
-        )
-
-
-def _finite(images: Array, *, xp: Any) -> tuple[Array, Array]:
-    """Images (B, C, H, H) with those that hold NaN or infinities set to zero, and which are finite (B,)."""
-    finite = xp.all(xp.isfinite(images), axis=(1, 2, 3))
-    return xp.where(finite[:, None, None, None], images, xp.zeros_like(images)), finite
+        return as_match(squared[:count], transform[:count], finite, xp=xp)
 
 
 def _decide(search: Search, images: Array, squared: Array, transform: Array, scale: Array, count: int) -> tuple:
@@ -351,31 +381,11 @@ def _portable_minimum(images: Array, search: Search) -> tuple[Array, Array, Arra
 
 def _reference(images: Array, som: Som, geometry: Geometry, *, xp: Any) -> Match:
     if images.shape[0] == 0:
-        return _empty(som, xp=xp)
-    images, finite = _finite(xp.astype(images, xp.float32), xp=xp)
+        return empty_match(som.weights.shape[0], xp=xp)
+    images, finite = finite_images(xp.astype(images, xp.float32), xp=xp)
     squared, chosen = [], []
     for i in range(images.shape[0]):
         all_of_them = transforms.squared_distances(images[i, ...], som.weights, geometry, xp=xp)
         squared.append(xp.min(all_of_them, axis=1))
         chosen.append(xp.argmin(all_of_them, axis=1))
-    return _as_match(xp.stack(squared), xp.stack(chosen), finite, xp=xp)
-
-
-def _as_match(squared: Array, transform: Array, finite: Array, *, xp: Any) -> Match:
-    """Match from squared distances (B, N) float64 and transforms (B, N); rows not ``finite`` (B,) are NaN."""
-    distance = xp.astype(xp.sqrt(xp.asarray(squared)), xp.float32)
-    distance = xp.where(finite[:, None], distance, xp.full_like(distance, xp.nan))
-    transform = xp.where(finite[:, None], xp.asarray(transform), xp.zeros(distance.shape, dtype=xp.int64))
-    bmu = xp.argmin(distance, axis=1)
-    bmu_distance = xp.min(distance, axis=1)
-    return Match(distance, transform, bmu, bmu_distance)
-
-
-def _empty(som: Som, *, xp: Any) -> Match:
-    neurons = som.weights.shape[0]
-    return Match(
-        xp.zeros((0, neurons), dtype=xp.float32),
-        xp.zeros((0, neurons), dtype=xp.int64),
-        xp.zeros((0,), dtype=xp.int64),
-        xp.zeros((0,), dtype=xp.float32),
-    )
+    return as_match(xp.stack(squared), xp.stack(chosen), finite, xp=xp)

@@ -1,0 +1,91 @@
+"""How wide the margin of the certified search must be on a map: measured by exact search of a sample."""
+
+import numpy as np
+
+from skysom.engine.certified import CONFIDENCE, Calibration, CertifiedSearch
+from skysom.engine.errors import EngineError
+from skysom.engine.match import Match
+from skysom.engine.polar import Part, padded
+from skysom.engine.search import BLOCK_IMAGES, as_batch, geometry_of
+from skysom.engine.som import Som
+
+SAFETY = 2.0
+"""The margin is this many times what the sample needed."""
+LEAST_MARGIN = 5e-4
+"""Margin of a sample that needed none: rounding of the scores lies far below."""
+
+
+def calibrate(
+    som: Som,
+    sample: np.ndarray,
+    rotations: int = 360,
+    flip: bool = True,
+    region: str = "quadratic",
+    region_side: int | None = None,
+    *,
+    safety: float = SAFETY,
+) -> Calibration:
+    """Find the margin of ``method="certified"`` for a map by exact search of ``sample``.
+
+    Parameters
+    ----------
+    som : the map, NumPy. sample : (B, C, H, W) or (B, H, W) float32, drawn at random from the survey; images with NaN
+        do not count. rotations, flip, region, region_side : as for `best_match`.
+    safety : the margin is so many times the largest share that an image of the sample needed.
+
+    Raises
+    ------
+    EngineError : a sample without a finite image, or safety below 1.
+
+    Notes
+    -----
+    An image needs (S - min S) / e, with S the score of its exact best match and e its mean |T x|^2. Of n images drawn
+    at random, none exceeded the largest; with 95 % confidence at most 1 - 0.05^(1/n) of all images do (0.3 % for
+    1,000), and fewer exceed the margin.
+    """
+    if safety < 1:
+        raise EngineError(f"safety is {safety}; the margin must not be smaller than what the sample needed (1 or more)")
+    images = as_batch(np.asarray(sample, np.float32))
+    geometry = geometry_of(images, som, rotations, flip, region, region_side)
+    search = CertifiedSearch(som.weights, geometry)
+    needed, agree = [], []
+    for first in range(0, len(images), BLOCK_IMAGES):
+        block = images[first : first + BLOCK_IMAGES]
+        found = needed_margin(search, block, search.exact(block))
+        needed.append(found[0])
+        agree.append(found[1])
+    shares = np.concatenate(needed) if needed else np.zeros(0)
+    good = np.isfinite(shares)
+    count, largest = int(good.sum()), float(shares[good].max(initial=0))
+    if count == 0:
+        raise EngineError("the calibration sample holds no finite image; give it some images of the survey")
+    limit = 1 - (1 - CONFIDENCE) ** (1 / count)
+    return Calibration(
+        max(safety * largest, LEAST_MARGIN), largest, count, limit, float(np.concatenate(agree)[good].mean())
+    )
+
+
+def needed_margin(search: CertifiedSearch, images: np.ndarray, match: Match) -> tuple[np.ndarray, np.ndarray]:
+    """Share of e that the exact best match of each image (B,) needs, and whether it has the best score.
+
+    images (B, C, H, H), B <= 32; match as the exact search has it; NaN for images that are not finite.
+    """
+    if search.geometry.base_rotations == 1:
+        return np.where(np.isfinite(match.bmu_distance), 0.0, np.nan), np.ones(len(images), bool)
+    block, finite, count = padded(images)
+    unit = np.full(len(block), -1)
+    unit[:count] = np.where(finite[:count], match.bmu, -1)
+
+    def best_units(part: Part, squared: np.ndarray, level: np.ndarray) -> np.ndarray:
+        return np.arange(part.first, part.first + len(part.best))[:, None] == unit
+
+    scored = search.score(block, best_units)
+    values = search.values(scored)
+    transform = match.transform[np.arange(count), match.bmu]
+    score = np.full(len(block), np.nan)
+    score[scored.image] = values[np.arange(len(values)), transform[scored.image]]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = (score - scored.lowest) / scored.level
+    # A blank image has nothing to rank: every transform has the score of the best.
+    share[(scored.level == 0) & (unit >= 0)] = 0
+    return np.maximum(share[:count], 0), (scored.squared.argmin(axis=0) == unit)[:count]

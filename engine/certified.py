@@ -1,0 +1,322 @@
+"""The certified search: ranked on rings, decided by direct sums (search.md, section 4).
+
+For every neuron and transform the rings give a score that stands for d^2:
+
+    S = |T x|^2 + |w|^2 - 2 <T x, w>
+
+with |T x|^2 as the exact search has it (`energies`) and <T x, w> from `polar`; transforms that only copy pixels
+(k = 0) are exact. What is left of the difference between S and d^2 is small and measured: with e the mean of
+|T x|^2 over the rotations, every (neuron, transform) with S <= min S + margin * e is a candidate, and the smallest
+direct sum of squares among the candidates is the best match. It is that of the exact search unless the best match
+lies beyond the margin, so "certified" is a statement about frequencies: `Calibration` says how often at most.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skysom.engine import dihedral
+from skysom.engine.energies import energies
+from skysom.engine.errors import EngineError
+from skysom.engine.geometry import Geometry
+from skysom.engine.match import Match, as_match, check_shapes
+from skysom.engine.polar import Part, Scores, image_innermost, padded
+from skysom.engine.search import Search, base_and_element, sample
+from skysom.engine.steering import steer
+
+Array = Any
+
+DEFAULT_MARGIN = 0.02
+"""Margin without a calibration: some ten times what real and simulated surveys needed (search.md of the docs)."""
+MOST_CANDIDATES = 2000
+"""Candidates of an image above which the exact search decides; it then costs less."""
+CONFIDENCE = 0.95
+"""Confidence of the limit on misses."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far the best match may lie above the best score on a map, from a sample searched exactly.
+
+    margin : share of the mean |T x|^2 within which candidates are kept. needed : the largest share the sample
+    needed. images : sample size. miss_limit : at most this share of images needs more than ``needed`` (95 %
+    confidence, order statistics: 1 - 0.05^(1/n)); ``margin`` is larger than ``needed``. agreement : share of
+    the sample whose best score already was the best match.
+    """
+
+    margin: float
+    needed: float
+    images: int
+    miss_limit: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What the certified search did for each of B images.
+
+    candidates, neurons (B,) int64: direct sums made, and neurons they belong to; depth (B,) float64: share of the
+    margin at which the best match lay (near 1: the margin is too small); fallback (B,) bool: left to the exact
+    search.
+    """
+
+    candidates: np.ndarray
+    neurons: np.ndarray
+    depth: np.ndarray
+    fallback: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of a block of B images.
+
+    squared (N, B) float64, transform (N, B): the best of each neuron; unturned (8, N, B): scores of k = 0 for each
+    symmetry; energies (8, R/4, B) float32; level (B,): their mean; neuron, image (n,) and coefficients (F, M, 2, n)
+    of the pairs that were asked for.
+    """
+
+    squared: np.ndarray
+    transform: np.ndarray
+    unturned: np.ndarray
+    energies: np.ndarray
+    level: np.ndarray
+    neuron: np.ndarray
+    image: np.ndarray
+    coefficients: np.ndarray
+
+    @property
+    def lowest(self) -> np.ndarray:
+        """(B,) the best score of each image."""
+        return self.squared.min(axis=0)
+
+
+class CertifiedSearch:
+    """The certified search against one map, on NumPy arrays.
+
+    weights (N, C, D, D) float32; margin as in `Calibration`; exact_neurons: distances and transforms of so many
+    best-scored neurons are exact, not only the best-matching unit's. Calling it on images (B, C, H, H), B <= 32,
+    returns their Match; `examine` also says at what effort.
+    """
+
+    def __init__(
+        self,
+        weights: np.ndarray,
+        geometry: Geometry,
+        margin: float = DEFAULT_MARGIN,
+        exact_neurons: int = 1,
+        band: int | None = None,
+    ) -> None:
+        if not isinstance(weights, np.ndarray):
+            raise EngineError(f"the certified search runs on NumPy arrays, not {type(weights).__name__}; use 'exact'")
+        if not (0 < margin < np.inf) or exact_neurons < 1:
+            raise EngineError(f"margin is {margin} and exact_neurons {exact_neurons}; use positive numbers")
+        self.geometry, self.margin = geometry, margin
+        self.exact = Search(weights, geometry)
+        self.exact_neurons = min(exact_neurons, len(weights))
+        if geometry.base_rotations == 1:
+            return  # nothing is interpolated: the exact search has as little to do
+        self.scores = Scores(self.exact.weights, geometry, band)
+        table = self.exact.table
+        places = self.exact.weights.reshape(*weights.shape[:2], -1)[:, :, table.pixels.astype(np.int64)]
+        self.places = np.ascontiguousarray(places.transpose(0, 1, 3, 2))
+        self.share = np.ascontiguousarray((table.inside * table.weight[:, None]).T.astype(np.float32))
+        self.energies = energies(geometry)
+
+    def __call__(self, images: np.ndarray) -> Match:
+        return self.examine(images)[0]
+
+    def examine(self, images: np.ndarray) -> tuple[Match, Effort]:
+        """Match of ``images`` (B, C, H, H), B <= 32, and what it took."""
+        check_shapes(images.shape, self.exact.weights.shape, self.geometry)
+        if self.geometry.base_rotations == 1:
+            none = np.zeros(len(images), np.int64)
+            return self.exact(images), Effort(none, none, none.astype(float), none.astype(bool))
+        images, finite, count = padded(images)
+        wanted = finite & (np.arange(len(images)) < count)
+        scored = self.score(images, self._near(wanted))
+        limits = self._limits(scored, wanted)
+        row, neuron, transform = self._candidates(scored, limits)
+        many = np.bincount(row, minlength=len(images)) > MOST_CANDIDATES
+        keep = ~many[row]
+        row, neuron, transform = row[keep], neuron[keep], transform[keep]
+        sums = self.direct(images, row, neuron, transform)
+        match, effort = self._decide(scored, limits, row, neuron, transform, sums, finite)
+        match = self._fall_back(images, match, np.flatnonzero(many))
+        first = slice(0, count)
+        parts = (getattr(match, name)[first] for name in Match.__dataclass_fields__)
+        return Match(*parts), Effort(effort[0][first], effort[1][first], effort[2][first], many[first])
+
+    def score(self, images: np.ndarray, want: Callable[[Part, np.ndarray, np.ndarray], np.ndarray]) -> Scored:
+        """Scores of a block of ``images`` (B, C, H, H), and coefficients of the pairs that ``want`` asks for.
+
+        want(part, squared, level) returns (n, B) bool for the neurons of the part; ``squared`` (N', B) float64 are the
+        best scores up to and with the part.
+        """
+        inner = image_innermost(images)
+        unturned = self._unturned(inner)
+        turned = self._turned_energies(inner)
+        level = turned[:, 1:].mean(axis=(0, 1), dtype=np.float64)
+        batch = inner.shape[2]
+        squared, element = unturned.min(axis=0), unturned.argmin(axis=0)
+        transform = (element // 4) * self.geometry.rotations + (element % 4) * self.geometry.base_rotations
+        pairs, kept = [], []
+        for part in self.scores(self.scores.spectra(inner), turned, 1):
+            stop = part.first + len(part.best)
+            own = part.best + self.scores.norms[part.first : stop, None]
+            better = own < squared[part.first : stop]
+            transform[part.first : stop][better] = part.transform[better]
+            squared[part.first : stop][better] = own[better]
+            columns = np.flatnonzero(want(part, squared[:stop], level))
+            pairs.append(columns + part.first * batch)
+            kept.append(part.coefficients[..., columns])
+        neuron, image = np.divmod(np.concatenate(pairs), batch)
+        coefficients = np.concatenate(kept, axis=3)
+        return Scored(squared, transform, unturned, turned, level, neuron, image, coefficients)
+
+    def values(self, scored: Scored) -> np.ndarray:
+        """Scores (n, T) float64 of the pairs of ``scored`` at every transform; k = 0 from the exact products."""
+        from skysom.engine import polar_kernels
+
+        geometry = self.geometry
+        values = np.empty((len(scored.neuron), geometry.transforms), np.float32)
+        steered = steer(scored.coefficients, self.scores.table)
+        polar_kernels.all_turned(steered, scored.energies, scored.image, values)
+        found = values + self.scores.norms[scored.neuron][:, None]
+        elements = list(geometry.elements)
+        found[:, :: geometry.base_rotations] = scored.unturned[elements][:, scored.neuron, scored.image].T
+        return found
+
+    def direct(self, images: np.ndarray, row: np.ndarray, neuron: np.ndarray, transform: np.ndarray) -> np.ndarray:
+        """Direct sums of squares (n,) float64 of the triples (image row, neuron, transform)."""
+        from skysom.engine import polar_kernels
+
+        table = self.exact.table
+        k, element = base_and_element(transform, self.geometry)
+        order = np.lexsort((k, row))
+        found, sums = np.empty(len(row)), np.empty(len(row))
+        polar_kernels.direct_sums(
+            images.reshape(*images.shape[:2], -1), *table.taps, self.geometry.image_side, dihedral.PRODUCT, self.share,
+            self.places, row[order], k[order], element[order], neuron[order], found,
+        )  # fmt: skip
+        sums[order] = found
+        return sums
+
+    def _unturned(self, inner: np.ndarray) -> np.ndarray:
+        """Squared distances (8, N, B) float64 at the grid symmetries of the image as it is; unused ones are inf."""
+        exact = self.exact
+        spectra, norms = sample(inner, exact.table, 0, 1, exact.common)
+        values = dihedral.inverse(*dihedral.products(exact.spectra, spectra)).astype(np.float64)
+        values += norms[:, 0, None, :] + exact.norms[:, None]
+        unused = np.setdiff1d(np.arange(8), self.geometry.elements)
+        values[unused] = np.inf
+        return values
+
+    def _turned_energies(self, inner: np.ndarray) -> np.ndarray:
+        """|T x|^2 over the region, (8, R/4, B) float32; base rotation 0 is left zero."""
+        from skysom.engine import polar_kernels
+
+        table, batch = self.exact.table, inner.shape[2]
+        products = np.empty((len(self.energies.first), batch), np.float32)
+        polar_kernels.lag_sums(inner, self.energies.first, self.energies.second, products)
+        norms = np.zeros((8, self.geometry.base_rotations, batch))
+        norms[:, 1:] = self.energies.weight @ products
+        polar_kernels.partial_norms(
+            inner, *(part[1:] for part in table.taps), table.weight, table.inside, table.complete, dihedral.PRODUCT,
+            self.geometry.image_side, norms[:, 1:],
+        )  # fmt: skip
+        return norms.astype(np.float32)
+
+    def _near(self, wanted: np.ndarray) -> Callable[[Part, np.ndarray, np.ndarray], np.ndarray]:
+        """Asks for the pairs that may still hold candidates, among the scores seen so far."""
+
+        def want(part: Part, squared: np.ndarray, level: np.ndarray) -> np.ndarray:
+            own = part.best + self.scores.norms[part.first : part.first + len(part.best), None]
+            limit = self._threshold(squared) + self.margin * level
+            return (own <= limit) & wanted
+
+        return want
+
+    def _threshold(self, squared: np.ndarray) -> np.ndarray:
+        """(B,) the best score, or that of the last neuron whose distance shall be exact."""
+        last = min(self.exact_neurons, len(squared)) - 1
+        return np.partition(squared, last, axis=0)[last] if last else squared.min(axis=0)
+
+    def _limits(self, scored: Scored, wanted: np.ndarray) -> np.ndarray:
+        """(N, B) score up to which the transforms of each neuron are candidates."""
+        reach = self.margin * scored.level
+        limits = np.broadcast_to(scored.lowest + reach, scored.squared.shape)
+        if self.exact_neurons > 1:
+            chosen = scored.squared <= self._threshold(scored.squared)
+            limits = np.where(chosen, scored.squared + reach, limits)
+        return np.where(wanted, limits, -np.inf)
+
+    def _candidates(self, scored: Scored, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image rows, neurons and transforms of all candidates."""
+        geometry = self.geometry
+        values = self.values(scored)
+        values[:, :: geometry.base_rotations] = np.inf  # of every neuron, below
+        pair, transform = np.nonzero(values <= limits[scored.neuron, scored.image][:, None])
+        element, neuron, row = np.nonzero(scored.unturned <= limits)
+        unturned = (element // 4) * geometry.rotations + (element % 4) * geometry.base_rotations
+        return (
+            np.concatenate([scored.image[pair], row]),
+            np.concatenate([scored.neuron[pair], neuron]),
+            np.concatenate([transform, unturned]),
+        )
+
+    def _decide(
+        self,
+        scored: Scored,
+        limits: np.ndarray,
+        row: np.ndarray,
+        neuron: np.ndarray,
+        transform: np.ndarray,
+        sums: np.ndarray,
+        finite: np.ndarray,
+    ) -> tuple[Match, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Match from the direct sums of the candidates, and candidates, neurons and depth of each image."""
+        order = np.lexsort((transform, sums, neuron, row))
+        first = np.ones(len(order), bool)
+        first[1:] = (np.diff(row[order]) != 0) | (np.diff(neuron[order]) != 0)
+        best = order[first]
+        squared, chosen = np.maximum(scored.squared, 0).T.copy(), scored.transform.T.copy()
+        scores = squared[row[best], neuron[best]]
+        squared[row[best], neuron[best]], chosen[row[best], neuron[best]] = sums[best], transform[best]
+        exact, batch = np.zeros(squared.shape, bool), len(squared)
+        reach = np.maximum(self.margin * scored.level, np.finfo(np.float64).tiny)
+        certain = limits >= scored.squared + reach  # every transform of the neuron that could be its best was summed
+        exact[row[best], neuron[best]] = certain[neuron[best], row[best]]
+        # The lowest neuron of equal float32 distances, as the exact search has it.
+        winner = best[np.lexsort((neuron[best], np.sqrt(sums[best]).astype(np.float32), row[best]))]
+        winner = winner[np.unique(row[winner], return_index=True)[1]]
+        exact[row[winner], neuron[winner]] = True
+        depth = np.zeros(batch)
+        lowest = scored.lowest
+        at = {(r, n): s for r, n, s in zip(row[best], neuron[best], scores, strict=True)}
+        for i in winner:
+            depth[row[i]] = (at[row[i], neuron[i]] - lowest[row[i]]) / reach[row[i]]
+        match = as_match(squared, chosen, finite, exact, xp=np)
+        bmu, bmu_distance = match.bmu.copy(), match.bmu_distance.copy()
+        bmu[row[winner]], bmu_distance[row[winner]] = neuron[winner], np.sqrt(sums[winner]).astype(np.float32)
+        distance = _raised(match.distance, exact, bmu, bmu_distance)
+        neurons = np.bincount(row[best], minlength=batch)
+        return Match(distance, match.transform, bmu, bmu_distance, exact), (
+            np.bincount(row, minlength=batch), neurons, depth,
+        )  # fmt: skip
+
+    def _fall_back(self, images: np.ndarray, match: Match, rows: np.ndarray) -> Match:
+        """``match`` with ``rows`` searched exactly, one by one: no result depends on the images beside it."""
+        for row in rows:
+            found = self.exact(images[row : row + 1], pad=False)
+            for name in Match.__dataclass_fields__:
+                getattr(match, name)[row] = getattr(found, name)[0]
+        return match
+
+
+def _raised(distance: np.ndarray, exact: np.ndarray, bmu: np.ndarray, bmu_distance: np.ndarray) -> np.ndarray:
+    """Approximate distances (B, N) raised above the best-matching unit's, so that it is the argmin of its row."""
+    above = np.nextafter(bmu_distance, np.float32(np.inf))[:, None]
+    rival = ~exact & (distance <= bmu_distance[:, None]) & (np.arange(distance.shape[1]) != bmu[:, None])
+    return np.where(rival, above, distance)

@@ -1,0 +1,170 @@
+"""The polar search: correlations over the angle on rings, in place of rotated images (search.md, section 3).
+
+`Scores` is the part that `method="polar"` and `method="certified"` share: for a block of images, the least
+|r|^2 + |w|^2 - 2 <r, w> of every neuron over the interpolated rotations, with <r, w> from the rings. What stands
+for |r|^2 is the caller's: `polar_energies` is unbiased in angle, `energies` is what the exact search has.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skysom.engine import steering
+from skysom.engine.errors import ShapeError
+from skysom.engine.geometry import Geometry
+from skysom.engine.match import Match, as_match, check_shapes, finite_images
+from skysom.engine.rings import band_limit, folded, neuron_spectra, rings, transformed
+from skysom.engine.search import BLOCK_IMAGES
+
+Array = Any
+
+PART_NEURONS = 16
+"""Neurons whose correlations are held at a time, so that they stay in cache."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Scores of some neurons ``first`` .. for a block of B images.
+
+    coefficients (F, M, 2, n*B) float32: correlations per order; best (n, B) float32: the least |r|^2 - 2 <r, w>;
+    transform (n, B) int32: where.
+    """
+
+    first: int
+    coefficients: np.ndarray
+    best: np.ndarray
+    transform: np.ndarray
+
+
+class Scores:
+    """Neurons on rings: made once for a map, NumPy only.
+
+    weights (N, C, D, D) float32. band: orders kept, None to choose it by `band_limit`; ``lost`` is then the share of
+    the neurons' energy beyond it.
+    """
+
+    def __init__(self, weights: np.ndarray, geometry: Geometry, band: int | None = None) -> None:
+        side = geometry.image_side
+        check_shapes((0, weights.shape[1], side, side), weights.shape, geometry)
+        self.geometry, self.lost = geometry, 0.0
+        if band is None:
+            band, self.lost = band_limit(weights, geometry)
+        self.table = rings(geometry, band)
+        starts = range(0, len(weights), PART_NEURONS)
+        # One part after another: spectra of all neurons at once would need twice their memory.
+        self.parts = [self._part(weights[first : first + PART_NEURONS]) for first in starts]
+        inside = weights.reshape(*weights.shape[:2], -1)[:, :, np.flatnonzero(geometry.region_mask)]
+        self.norms = np.sum(inside.astype(np.float64) ** 2, axis=(1, 2))
+
+    def _part(self, weights: np.ndarray) -> np.ndarray:
+        spectra = neuron_spectra(weights, self.table)  # (M, 2, n, K)
+        return spectra.reshape(spectra.shape[0], 1, -1, spectra.shape[3])
+
+    def spectra(self, inner: np.ndarray, *, power: bool = False) -> np.ndarray:
+        """Coefficients (M, 2, K, B) float32 of images (C, H*H, B), image innermost, or of their squares."""
+        from skysom.engine import polar_kernels
+
+        table, (channels, _, batch) = self.table, inner.shape
+        samples = np.empty((4, table.band, channels * len(table), batch), np.float32)
+        polar_kernels.sample_rings(inner, *table.taps, table.geometry.image_side, power, samples)
+        return transformed(samples, table)
+
+    def __call__(self, spectra: np.ndarray, energies: np.ndarray, first_rotation: int = 0) -> Iterator[Part]:
+        """Parts of all neurons for ``spectra`` (M, 2, K, B) and ``energies`` (8, R/4, B) float32."""
+        from skysom.engine import polar_kernels
+
+        batch, flips = spectra.shape[3], 2 if self.geometry.flip else 1
+        for number, own in enumerate(self.parts):
+            products = np.matmul(own, spectra)  # (M, 2, 2 n, B)
+            neurons = own.shape[2] // 2
+            shaped = products.reshape(len(own), 2, 2, neurons * batch)
+            found = np.empty((flips, len(own), 2, neurons * batch), np.float32)
+            polar_kernels.correlate(shaped, found)
+            best, transform = np.empty((neurons, batch), np.float32), np.empty((neurons, batch), np.int32)
+            steered = steering.steer(found, self.table)
+            polar_kernels.best_turned(steered, energies, first_rotation, self.geometry.rotations, best, transform)
+            yield Part(number * PART_NEURONS, found, best, transform)
+
+
+def image_innermost(images: np.ndarray) -> np.ndarray:
+    """(C, H*H, B) from (B, C, H, H), contiguous."""
+    batch, channels = images.shape[:2]
+    return np.ascontiguousarray(images.reshape(batch, channels, -1).transpose(1, 2, 0))
+
+
+class PolarSearch:
+    """The polar search against one map: distances of its own, unbiased in angle.
+
+    Its |r|^2 is the energy of f, the interpolated image, over the turned region, taken on the rings as <r, w> is.
+    f damps the noise alike at every angle, whereas the rotations of the exact search damp it least at the quarter
+    turns and draw the best angles there (anchors: the four peaks). Calling it on images (B, C, H, H), B <= 32,
+    returns their Match, with ``exact`` false.
+    """
+
+    def __init__(self, weights: np.ndarray, geometry: Geometry, band: int | None = None) -> None:
+        self.geometry = geometry
+        self.weights = np.asarray(weights, np.float32)
+        self.scores = Scores(self.weights, geometry, band)
+        side = geometry.neuron_side
+        mask = geometry.region_mask.astype(np.float32).reshape(1, 1, side, side)
+        self.mask = neuron_spectra(mask, self.scores.table)
+
+    def __call__(self, images: np.ndarray) -> Match:
+        check_shapes(images.shape, self.weights.shape, self.geometry)
+        images, finite, count = padded(images)
+        inner = image_innermost(images)
+        spectra, energies = self.scores.spectra(inner), self.energies(inner)
+        parts = list(self.scores(spectra, energies))
+        squared = np.concatenate([part.best for part in parts]).T + self.scores.norms
+        transform = np.concatenate([part.transform for part in parts]).T
+        exact = np.zeros(squared.shape, bool)
+        squared = np.maximum(squared, 0)
+        return as_match(squared[:count], transform[:count], finite[:count], exact[:count], xp=np)
+
+    def energies(self, inner: np.ndarray) -> np.ndarray:
+        """Energy of images (C, H*H, B) over the region at every transform, (8, R/4, B) float32."""
+        power = self.scores.spectra(inner, power=True)
+        band, _, _, batch = power.shape
+        power = power.reshape(band, 2, len(inner), len(self.scores.table), batch).sum(axis=2)
+        found = polar_correlations(power, self.mask, flip=True)
+        steered = steering.steer(found, self.scores.table)
+        values = steering.turned(steered).reshape(8 if self.geometry.rotations > 1 else 2, -1, batch)
+        return np.ascontiguousarray(values)
+
+
+def polar_correlations(spectra: np.ndarray, own: np.ndarray, flip: bool) -> np.ndarray:
+    """Coefficients (F, M, 2, n*B) of images (M, 2, K, B) with neurons (M, 2, n, K), unflipped and flipped."""
+    from skysom.engine import polar_kernels
+
+    band, _, neurons, rows = own.shape
+    products = np.matmul(own.reshape(band, 1, 2 * neurons, rows), spectra)
+    out = np.empty((2 if flip else 1, band, 2, neurons * spectra.shape[3]), np.float32)
+    polar_kernels.correlate(products.reshape(band, 2, 2, -1), out)
+    return out
+
+
+def padded(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """A block of 32 float32 images, which are finite (32,), and how many were given; ShapeError above 32."""
+    count = images.shape[0]
+    if count > BLOCK_IMAGES:
+        raise ShapeError(f"a block holds {count} images; search at most {BLOCK_IMAGES} at a time")
+    images, finite = finite_images(np.asarray(images, np.float32), xp=np)
+    missing = BLOCK_IMAGES - count
+    images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.float32)])
+    return images, np.concatenate([finite, np.ones(missing, bool)]), count
+
+
+def amplitudes(images: np.ndarray, geometry: Geometry, band: int = 16) -> np.ndarray:
+    """Rotation- and flip-invariant features of ``images`` (B, C, H, H): |coefficient| per ring and order.
+
+    Returns (B, C, J, M) float32, rings ``rings(geometry, band).radii`` pixels, orders 0 .. M - 1. The sum over
+    angles of f exp(-i m angle), divided by the number of angles: turning an image changes phases only.
+    """
+    table = rings(geometry, band)
+    images, finite = finite_images(np.asarray(images, np.float32), xp=np)
+    found = transformed(folded(images, table), table)  # (M, 2, C*J, B)
+    size = np.hypot(found[:, 0], found[:, 1])[np.argsort(table.orders)]
+    size = size.reshape(band, images.shape[1], len(table), len(images)).transpose(3, 1, 2, 0)
+    return np.where(finite[:, None, None, None], size, np.float32(np.nan)).astype(np.float32)

@@ -1,0 +1,193 @@
+"""Compiled loops of the polar and the certified search on NumPy arrays.
+
+Images of a block are laid out (C, H*W, B), image innermost. Each loop has a plain counterpart that tests
+compare it with: rings and steering in `rings`, energies in `energies`, direct sums in `search`.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from skysom.engine.kernels import _sample
+
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+# Long sums may be reordered, the same way every time.
+_SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
+
+
+@njit(**_OPTIONS)
+def sample_rings(images, index, low, right, side, power, out):
+    """Sample rings and fold the four quarters of each: what `rings.folded` does.
+
+    images (C, H*W, B); index, low, right (J, A); ``power`` squares the samples. Fills out (4, A/4, C*J, B):
+    x0 + x1 + x2 + x3, x0 - x1 + x2 - x3, x0 - x2 and x1 - x3 of the samples a quarter turn apart.
+    """
+    channels, _, batch = images.shape
+    count, angles = index.shape
+    quarter = angles // 4
+    v = np.empty((4, batch), np.float32)
+    for c in range(channels):
+        for j in range(count):
+            row = c * count + j
+            for a in range(quarter):
+                for q in range(4):
+                    at = a + q * quarter
+                    _sample(images[c], index[j, at], low[j, at], right[j, at], side, np.float32(0), v[q])
+                    if power:
+                        v[q] *= v[q]
+                for b in range(batch):
+                    even, odd = v[0, b] + v[2, b], v[1, b] + v[3, b]
+                    out[0, a, row, b], out[1, a, row, b] = even + odd, even - odd
+                    out[2, a, row, b], out[3, a, row, b] = v[0, b] - v[2, b], v[1, b] - v[3, b]
+
+
+@njit(**_OPTIONS)
+def lag_sums(images, first, second, out):
+    """Sums over channels and quarter turns of products of neighbouring pixels: `energies.lag_products`.
+
+    images (C, H*W, B); first, second (L, 4) int32 pixels; fills out (L, B).
+    """
+    channels, _, batch = images.shape
+    for i in range(first.shape[0]):
+        row = out[i]
+        row[:] = 0
+        for c in range(channels):
+            image = images[c]
+            for q in range(4):
+                one, two = image[first[i, q]], image[second[i, q]]
+                for b in range(batch):
+                    row[b] += one[b] * two[b]
+
+
+@njit(**_OPTIONS)
+def partial_norms(images, index, low, right, weight, inside, complete, product, side, norms):
+    """Add |r|^2 over the orbits that lie partly in the region to norms (8, k, B) float64, per symmetry.
+
+    Arguments as of `kernels.sample_block`.
+    """
+    channels, _, batch = images.shape
+    rotations, count, _ = index.shape
+    v, sums = np.empty((8, batch), np.float32), np.empty((8, batch), np.float32)
+    for k in range(rotations):
+        sums[:] = 0
+        for c in range(channels):
+            for o in range(complete, count):
+                for g in range(8):
+                    _sample(images[c], index[k, o, g], low[k, o, g], right[k, o, g], side, np.float32(0), v[g])
+                    for b in range(batch):
+                        v[g, b] *= v[g, b] * weight[o]
+                for g in range(8):
+                    if inside[o, g]:
+                        for h in range(8):
+                            source, total = v[product[g, h]], sums[h]
+                            for b in range(batch):
+                                total[b] += source[b]
+        for h in range(8):
+            for b in range(batch):
+                norms[h, k, b] += np.float64(sums[h, b])
+
+
+@njit(**_OPTIONS)
+def correlate(products, out):
+    """W conj(X) and conj(W X) from the four real products: `polar.correlations`.
+
+    products (M, 2, 2, columns), [part of X, part of W]; fills out (F, M, 2, columns).
+    """
+    orders, _, _, columns = products.shape
+    for m in range(orders):
+        rr, ri = products[m, 0, 0], products[m, 0, 1]
+        ir, ii = products[m, 1, 0], products[m, 1, 1]
+        for i in range(columns):
+            out[0, m, 0, i], out[0, m, 1, i] = rr[i] + ii[i], ri[i] - ir[i]
+        if out.shape[0] == 2:
+            for i in range(columns):
+                out[1, m, 0, i], out[1, m, 1, i] = rr[i] - ii[i], -(ri[i] + ir[i])
+
+
+@njit(**_OPTIONS)
+def best_turned(steered, energies, first, rotations, best, best_t):
+    """Least |r|^2 - 2 <r, w> over the flips and the base rotations from ``first``, and its transform.
+
+    steered (F, 4, k, N*B) as of `steering.steer`; energies (8, k, B); fills best (N, B) float32, best_t int32.
+    """
+    flips, _, bases, _ = steered.shape
+    neurons, batch = best.shape
+    for n in range(neurons):
+        at = n * batch
+        best[n] = np.inf
+        best_t[n] = 0
+        for f in range(flips):
+            for k in range(first, bases):
+                even, odd = steered[f, 0, k, at : at + batch], steered[f, 1, k, at : at + batch]
+                one, two = steered[f, 2, k, at : at + batch], steered[f, 3, k, at : at + batch]
+                e0, e1, e2, e3 = (
+                    energies[4 * f, k],
+                    energies[4 * f + 1, k],
+                    energies[4 * f + 2, k],
+                    energies[4 * f + 3, k],
+                )
+                t = np.int32(f * rotations + k)
+                for b in range(batch):
+                    plus, minus = even[b] + odd[b], even[b] - odd[b]
+                    d0, d2 = e0[b] - 2 * (plus + one[b]), e2[b] - 2 * (plus - one[b])
+                    d1, d3 = e1[b] - 2 * (minus - two[b]), e3[b] - 2 * (minus + two[b])
+                    half, half_t = (d0, t) if d0 <= d1 else (d1, t + np.int32(bases))
+                    rest, rest_t = (d2, t + np.int32(2 * bases)) if d2 <= d3 else (d3, t + np.int32(3 * bases))
+                    d, at_t = (half, half_t) if half <= rest else (rest, rest_t)
+                    better = d < best[n, b]
+                    best[n, b] = d if better else best[n, b]
+                    best_t[n, b] = at_t if better else best_t[n, b]
+
+
+@njit(**_OPTIONS)
+def all_turned(steered, energies, images, out):
+    """|r|^2 - 2 <r, w> of every transform, out (columns, F * 4 * k) float32; images (columns,) name energies."""
+    flips, _, bases, columns = steered.shape
+    for f in range(flips):
+        for k in range(bases):
+            for i in range(columns):
+                even, odd = steered[f, 0, k, i], steered[f, 1, k, i]
+                one, two = steered[f, 2, k, i], steered[f, 3, k, i]
+                at, b = f * 4 * bases + k, images[i]
+                out[i, at] = energies[4 * f, k, b] - 2 * (even + odd + one)
+                out[i, at + bases] = energies[4 * f + 1, k, b] - 2 * (even - odd - two)
+                out[i, at + 2 * bases] = energies[4 * f + 2, k, b] - 2 * (even + odd - one)
+                out[i, at + 3 * bases] = energies[4 * f + 3, k, b] - 2 * (even - odd + two)
+
+
+@njit(**_OPTIONS)
+def _sample_orbits(plane, index, low, right, side, out):
+    # Unsigned indices, as in `kernels.rotate_rows`: negative ones would cost more than the interpolation.
+    one, below = np.uintp(1), np.uintp(side)
+    for o in range(np.uintp(index.shape[0])):
+        for g in range(np.uintp(8)):
+            i = np.uintp(max(index[o, g], np.int32(0)))
+            fy, fx = low[o, g], right[o, g]
+            cy, cx = np.float32(1) - fy, np.float32(1) - fx
+            upper = (cy * cx) * plane[i] + (cy * fx) * plane[i + one]
+            value = (fy * fx) * plane[i + below + one] + ((fy * cx) * plane[i + below] + upper)
+            out[g, o] = value if index[o, g] >= 0 else np.float32(0)
+
+
+@njit(**_SUMS)
+def direct_sums(images, index, low, right, side, product, share, neurons, row, k, element, unit, out):
+    """Direct sums of squares, out (n,) float64, of candidates sorted by (image row, base rotation k).
+
+    images (B, C, H*W); index, low, right (R/4, O, 8); share (8, O) float32 weight of each place, 0 outside the
+    region; neurons (N, C, 8, O) float32, weights at the places of the orbits.
+    """
+    channels, count = images.shape[1], index.shape[1]
+    v = np.empty((channels, 8, count), np.float32)
+    for i in range(row.size):
+        if i == 0 or row[i] != row[i - 1] or k[i] != k[i - 1]:
+            for c in range(channels):
+                _sample_orbits(images[row[i], c], index[k[i]], low[k[i]], right[k[i]], side, v[c])
+        total = 0.0
+        for c in range(channels):
+            for g in range(8):
+                turned, own, weight = v[c, product[g, element[i]]], neurons[unit[i], c, g], share[g]
+                for o in range(count):
+                    difference = np.float64(turned[o]) - np.float64(own[o])
+                    total += difference * difference * np.float64(weight[o])
+        out[i] = total
