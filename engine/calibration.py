@@ -11,8 +11,8 @@ from skysom.engine.som import Som
 
 SAFETY = 2.0
 """The margin is this many times what the sample needed."""
-LEAST_MARGIN = 5e-4
-"""Margin of a sample that needed none: rounding of the scores lies far below."""
+LEAST_MARGIN = 5e-3
+"""Smallest margin: a sample does not know the tail of what a survey needs, and narrower margins save nothing."""
 
 
 def calibrate(
@@ -24,13 +24,14 @@ def calibrate(
     region_side: int | None = None,
     *,
     safety: float = SAFETY,
+    inner_side: int = 0,
 ) -> Calibration:
     """Find the margin of ``method="certified"`` for a map by exact search of ``sample``.
 
     Parameters
     ----------
     som : the map, NumPy. sample : (B, C, H, W) or (B, H, W) float32, drawn at random from the survey; images with NaN
-        do not count. rotations, flip, region, region_side : as for `best_match`.
+        do not count. rotations, flip, region, region_side, inner_side : as for `best_match`.
     safety : the margin is so many times the largest share that an image of the sample needed.
 
     Raises
@@ -46,7 +47,7 @@ def calibrate(
     if safety < 1:
         raise EngineError(f"safety is {safety}; the margin must not be smaller than what the sample needed (1 or more)")
     images = as_batch(np.asarray(sample, np.float32))
-    geometry = geometry_of(images, som, rotations, flip, region, region_side)
+    geometry = geometry_of(images, som, rotations, flip, region, region_side, inner_side)
     search = CertifiedSearch(som.weights, geometry)
     needed, agree = [], []
     for first in range(0, len(images), BLOCK_IMAGES):

@@ -6,13 +6,14 @@ For every neuron and transform the rings give a score that stands for d^2:
 
 with |T x|^2 as the exact search has it (`energies`) and <T x, w> from `polar`; transforms that only copy pixels
 (k = 0) are exact. What is left of the difference between S and d^2 is small and measured: with e the mean of
-|T x|^2 over the rotations, every (neuron, transform) with S <= min S + margin * e is a candidate, and the smallest
-direct sum of squares among the candidates is the best match. It is that of the exact search unless the best match
-lies beyond the margin, so "certified" is a statement about frequencies: `Calibration` says how often at most.
+|T x|^2 over the rotations, every (neuron, transform) with S <= min S + margin * e is a candidate (and what rounding
+could hide), and the smallest direct sum of squares among the candidates is the best match. It is that of the exact
+search unless the best match lies beyond the margin, so "certified" is a statement about frequencies: `Calibration`
+says how often at most.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,16 @@ from skysom.engine.steering import steer
 
 Array = Any
 
-DEFAULT_MARGIN = 0.02
-"""Margin without a calibration: some ten times what real and simulated surveys needed (search.md of the docs)."""
+DEFAULT_MARGIN = 0.05
+"""Margin without a calibration: more than any image of the real surveys of `search.md` needed."""
 MOST_CANDIDATES = 2000
 """Candidates of an image above which the exact search decides; it then costs less."""
+PAIRS_AT_ONCE = 512
+"""Pairs of a neuron and an image whose scores at every transform are held together."""
+FAINTEST = 1e-32
+"""Mean |T x|^2 below which squares lose digits in float32, or nothing is in the region: the exact search decides."""
+ROUNDING = 2e-6
+"""Rounding of a score as a share of |T x| |w|: it matters where neurons are much brighter than the image."""
 CONFIDENCE = 0.95
 """Confidence of the limit on misses."""
 
@@ -59,7 +66,7 @@ class Effort:
 
     candidates, neurons (B,) int64: direct sums made, and neurons they belong to; depth (B,) float64: share of the
     margin at which the best match lay (near 1: the margin is too small); fallback (B,) bool: left to the exact
-    search.
+    search, for more than MOST_CANDIDATES candidates or none, or less than FAINTEST in the region.
     """
 
     candidates: np.ndarray
@@ -90,6 +97,12 @@ class Scored:
     def lowest(self) -> np.ndarray:
         """(B,) the best score of each image."""
         return self.squared.min(axis=0)
+
+    def pairs(self, some: slice) -> "Scored":
+        """With ``some`` of the pairs only."""
+        return replace(
+            self, neuron=self.neuron[some], image=self.image[some], coefficients=self.coefficients[..., some]
+        )
 
 
 class CertifiedSearch:
@@ -138,15 +151,18 @@ class CertifiedSearch:
         scored = self.score(images, self._near(wanted))
         limits = self._limits(scored, wanted)
         row, neuron, transform = self._candidates(scored, limits)
-        many = np.bincount(row, minlength=len(images)) > MOST_CANDIDATES
-        keep = ~many[row]
+        found = np.bincount(row, minlength=len(images))
+        # Without a candidate a score is not finite: a neuron with NaN, squares beyond float32.
+        lost = (found == 0) | (scored.level < FAINTEST) & images.any(axis=(1, 2, 3))
+        fallback = (found > MOST_CANDIDATES) | wanted & lost
+        keep = ~fallback[row]
         row, neuron, transform = row[keep], neuron[keep], transform[keep]
         sums = self.direct(images, row, neuron, transform)
         match, effort = self._decide(scored, limits, row, neuron, transform, sums, finite)
-        match = self._fall_back(images, match, np.flatnonzero(many))
+        match = self._fall_back(images, match, np.flatnonzero(fallback))
         first = slice(0, count)
         parts = (getattr(match, name)[first] for name in Match.__dataclass_fields__)
-        return Match(*parts), Effort(effort[0][first], effort[1][first], effort[2][first], many[first])
+        return Match(*parts), Effort(effort[0][first], effort[1][first], effort[2][first], fallback[first])
 
     def score(self, images: np.ndarray, want: Callable[[Part, np.ndarray, np.ndarray], np.ndarray]) -> Scored:
         """Scores of a block of ``images`` (B, C, H, H), and coefficients of the pairs that ``want`` asks for.
@@ -233,7 +249,7 @@ class CertifiedSearch:
 
         def want(part: Part, squared: np.ndarray, level: np.ndarray) -> np.ndarray:
             own = part.best + self.scores.norms[part.first : part.first + len(part.best), None]
-            limit = self._threshold(squared) + self.margin * level
+            limit = self._threshold(squared) + self._reach(level)[part.first : part.first + len(part.best)]
             return (own <= limit) & wanted
 
         return want
@@ -243,10 +259,14 @@ class CertifiedSearch:
         last = min(self.exact_neurons, len(squared)) - 1
         return np.partition(squared, last, axis=0)[last] if last else squared.min(axis=0)
 
+    def _reach(self, level: np.ndarray) -> np.ndarray:
+        """(N, B) how far above the best score a candidate may lie."""
+        return self.margin * level + ROUNDING * np.sqrt(np.maximum(level, 0) * self.scores.norms[:, None])
+
     def _limits(self, scored: Scored, wanted: np.ndarray) -> np.ndarray:
         """(N, B) score up to which the transforms of each neuron are candidates."""
-        reach = self.margin * scored.level
-        limits = np.broadcast_to(scored.lowest + reach, scored.squared.shape)
+        reach = self._reach(scored.level)
+        limits = scored.lowest + reach
         if self.exact_neurons > 1:
             chosen = scored.squared <= self._threshold(scored.squared)
             limits = np.where(chosen, scored.squared + reach, limits)
@@ -254,16 +274,21 @@ class CertifiedSearch:
 
     def _candidates(self, scored: Scored, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image rows, neurons and transforms of all candidates."""
-        geometry = self.geometry
-        values = self.values(scored)
-        values[:, :: geometry.base_rotations] = np.inf  # of every neuron, below
-        pair, transform = np.nonzero(values <= limits[scored.neuron, scored.image][:, None])
+        geometry, pairs, transforms = self.geometry, [], []
+        for first in range(0, len(scored.neuron), PAIRS_AT_ONCE):
+            some = scored.pairs(slice(first, first + PAIRS_AT_ONCE))
+            values = self.values(some)
+            values[:, :: geometry.base_rotations] = np.inf  # of every neuron, below
+            pair, transform = np.nonzero(values <= limits[some.neuron, some.image][:, None])
+            pairs.append(pair + first)
+            transforms.append(transform)
+        pair = np.concatenate([np.zeros(0, np.int64), *pairs])
         element, neuron, row = np.nonzero(scored.unturned <= limits)
         unturned = (element // 4) * geometry.rotations + (element % 4) * geometry.base_rotations
         return (
             np.concatenate([scored.image[pair], row]),
             np.concatenate([scored.neuron[pair], neuron]),
-            np.concatenate([transform, unturned]),
+            np.concatenate([*transforms, unturned]),
         )
 
     def _decide(
@@ -285,7 +310,7 @@ class CertifiedSearch:
         scores = squared[row[best], neuron[best]]
         squared[row[best], neuron[best]], chosen[row[best], neuron[best]] = sums[best], transform[best]
         exact, batch = np.zeros(squared.shape, bool), len(squared)
-        reach = np.maximum(self.margin * scored.level, np.finfo(np.float64).tiny)
+        reach = np.maximum(self._reach(scored.level), np.finfo(np.float64).tiny)
         certain = limits >= scored.squared + reach  # every transform of the neuron that could be its best was summed
         exact[row[best], neuron[best]] = certain[neuron[best], row[best]]
         # The lowest neuron of equal float32 distances, as the exact search has it.
@@ -296,7 +321,7 @@ class CertifiedSearch:
         lowest = scored.lowest
         at = {(r, n): s for r, n, s in zip(row[best], neuron[best], scores, strict=True)}
         for i in winner:
-            depth[row[i]] = (at[row[i], neuron[i]] - lowest[row[i]]) / reach[row[i]]
+            depth[row[i]] = (at[row[i], neuron[i]] - lowest[row[i]]) / reach[neuron[i], row[i]]
         match = as_match(squared, chosen, finite, exact, xp=np)
         bmu, bmu_distance = match.bmu.copy(), match.bmu_distance.copy()
         bmu[row[winner]], bmu_distance[row[winner]] = neuron[winner], np.sqrt(sums[winner]).astype(np.float32)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from skysom.engine import steering
-from skysom.engine.errors import ShapeError
+from skysom.engine.errors import EngineError, ShapeError
 from skysom.engine.geometry import Geometry
 from skysom.engine.match import Match, as_match, check_shapes, finite_images
 from skysom.engine.rings import band_limit, folded, neuron_spectra, rings, transformed
@@ -46,6 +46,8 @@ class Scores:
     """
 
     def __init__(self, weights: np.ndarray, geometry: Geometry, band: int | None = None) -> None:
+        from skysom.engine import kernels
+
         side = geometry.image_side
         check_shapes((0, weights.shape[1], side, side), weights.shape, geometry)
         self.geometry, self.lost = geometry, 0.0
@@ -55,8 +57,8 @@ class Scores:
         starts = range(0, len(weights), PART_NEURONS)
         # One part after another: spectra of all neurons at once would need twice their memory.
         self.parts = [self._part(weights[first : first + PART_NEURONS]) for first in starts]
-        inside = weights.reshape(*weights.shape[:2], -1)[:, :, np.flatnonzero(geometry.region_mask)]
-        self.norms = np.sum(inside.astype(np.float64) ** 2, axis=(1, 2))
+        region, flat = np.flatnonzero(geometry.region_mask), weights.reshape(*weights.shape[:2], -1)
+        self.norms = np.array([kernels.square_norm(neuron, region) for neuron in flat])
 
     def _part(self, weights: np.ndarray) -> np.ndarray:
         spectra = neuron_spectra(weights, self.table)  # (M, 2, n, K)
@@ -100,10 +102,12 @@ class PolarSearch:
     Its |r|^2 is the energy of f, the interpolated image, over the turned region, taken on the rings as <r, w> is.
     f damps the noise alike at every angle, whereas the rotations of the exact search damp it least at the quarter
     turns and draw the best angles there (anchors: the four peaks). Calling it on images (B, C, H, H), B <= 32,
-    returns their Match, with ``exact`` false.
+    returns their Match, with ``exact`` false. EngineError for arrays that are not NumPy's.
     """
 
     def __init__(self, weights: np.ndarray, geometry: Geometry, band: int | None = None) -> None:
+        if not isinstance(weights, np.ndarray):
+            raise EngineError(f"the polar search runs on NumPy arrays, not {type(weights).__name__}; use 'exact'")
         self.geometry = geometry
         self.weights = np.asarray(weights, np.float32)
         self.scores = Scores(self.weights, geometry, band)
@@ -124,13 +128,14 @@ class PolarSearch:
         return as_match(squared[:count], transform[:count], finite[:count], exact[:count], xp=np)
 
     def energies(self, inner: np.ndarray) -> np.ndarray:
-        """Energy of images (C, H*H, B) over the region at every transform, (8, R/4, B) float32."""
+        """Energy of images (C, H*H, B) over the region at every transform, (8, R/4, B) float32; unused ones are inf."""
         power = self.scores.spectra(inner, power=True)
         band, _, _, batch = power.shape
         power = power.reshape(band, 2, len(inner), len(self.scores.table), batch).sum(axis=2)
         found = polar_correlations(power, self.mask, flip=True)
         steered = steering.steer(found, self.scores.table)
-        values = steering.turned(steered).reshape(8 if self.geometry.rotations > 1 else 2, -1, batch)
+        values = steering.turned(steered).reshape(8, -1, batch)
+        values[np.setdiff1d(np.arange(8), self.geometry.elements)] = np.inf
         return np.ascontiguousarray(values)
 
 
@@ -160,8 +165,12 @@ def amplitudes(images: np.ndarray, geometry: Geometry, band: int = 16) -> np.nda
     """Rotation- and flip-invariant features of ``images`` (B, C, H, H): |coefficient| per ring and order.
 
     Returns (B, C, J, M) float32, rings ``rings(geometry, band).radii`` pixels, orders 0 .. M - 1. The sum over
-    angles of f exp(-i m angle), divided by the number of angles: turning an image changes phases only.
+    angles of f exp(-i m angle), divided by the number of angles: turning an image changes phases only. Images with NaN
+    have NaN. ShapeError unless H is the geometry's image side.
     """
+    side = geometry.image_side
+    if tuple(images.shape[1:])[1:] != (side, side):
+        raise ShapeError(f"images have shape {tuple(images.shape)}; these amplitudes need (B, C, {side}, {side})")
     table = rings(geometry, band)
     images, finite = finite_images(np.asarray(images, np.float32), xp=np)
     found = transformed(folded(images, table), table)  # (M, 2, C*J, B)

@@ -16,15 +16,18 @@ import numpy as np
 
 from skysom.engine.errors import GeometryError
 from skysom.engine.geometry import Geometry, Taps
+from skysom.engine.match import finite_images
 
 Array = Any
 
 FIRST_RADIUS, FINE_STEP, COARSE_STEP, COARSE_RADIUS = 0.25, 0.5, 1.5, 30.0
 """Pixels: the first ring, the steps at the centre and from COARSE_RADIUS on."""
-BANDS = (32, 48, 64, 96)
+BANDS = (48, 64, 96)
 """Band limits to choose from."""
 BAND_LOSS = 1e-3
 """Share of the energy of the neurons that may lie beyond the band."""
+BAND_NEURONS = 32
+"""Neurons, evenly spaced on the map, of which the energy curve is taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +144,7 @@ def folded(images: Array, table: Rings, *, power: bool = False, xp: Any = np) ->
     """
     batch, channels = images.shape[:2]
     side, taps = table.geometry.image_side, table.taps
-    flat = xp.reshape(images, (batch, channels, -1))
+    flat = xp.reshape(images, (batch, channels, side * side))
     index = np.maximum(taps.index, 0).astype(np.int64).reshape(-1)
     keep = (taps.index.reshape(-1) >= 0).astype(np.float32)
     low, right = taps.row_fraction.reshape(-1), taps.column_fraction.reshape(-1)
@@ -199,11 +202,14 @@ def neuron_spectra(weights: np.ndarray, table: Rings) -> np.ndarray:
 def band_limit(weights: np.ndarray, geometry: Geometry, loss: float = BAND_LOSS) -> tuple[int, float]:
     """The least of BANDS beyond which the neurons (N, C, D, D) keep at most ``loss`` of their energy, and that share.
 
-    The energy curve: |coefficient|^2 of each order of the neurons, sampled as images are, over the rings with their
-    areas. What lies beyond the largest of BANDS is not seen; that band is taken where none smaller suffices.
+    The energy curve: |coefficient|^2 of each order, over the rings with their areas, of 32 neurons sampled as images
+    are; those that are not finite do not count. What lies beyond the largest of BANDS is not seen; that band is taken where none smaller suffices.
     """
+    if geometry.neuron_side == 1:
+        return BANDS[0], 0.0
     table = rings(replace(geometry, image_side=geometry.neuron_side), BANDS[-1])
-    found = transformed(folded(weights, table), table).reshape(BANDS[-1], 2, weights.shape[1], len(table), -1)
+    some, _ = finite_images(weights[:: -(-len(weights) // BAND_NEURONS)], xp=np)
+    found = transformed(folded(some, table), table).reshape(BANDS[-1], 2, weights.shape[1], len(table), -1)
     area = table.radii * np.gradient(table.radii) if len(table) > 1 else table.radii
     energy = np.einsum("mpcjn,j->m", found.astype(np.float64) ** 2, area)[np.argsort(table.orders)]
     energy[1:] *= 2
