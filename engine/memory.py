@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from skysom.engine.certified import PAIRS_AT_ONCE
 from skysom.engine.geometry import Geometry
+from skysom.engine.rings import BANDS, ring_radii
 from skysom.engine.search import BLOCK_IMAGES, DOUBLE_NEURONS, FRAMES_KEPT, rotation_blocks
 from skysom.engine.update import AHEAD_IMAGES
 
@@ -101,6 +103,60 @@ def batch_memory(geometry: Geometry, *, neurons: int, channels: int, batch: int,
     worker = search + FLOAT * pixels + share * (FLOAT * channels * geometry.image_side**2 + 28 * neurons) + sums
     coordinator = (2 + workers) * sums + 3 * FLOAT * pixels + 40 * batch
     return workers * worker + coordinator
+
+
+def certified_memory(
+    geometry: Geometry, *, neurons: int, channels: int, batch: int = BLOCK_IMAGES, workers: int = 1
+) -> int:
+    """Peak bytes of arrays while mapping by the certified search, in ``workers`` processes.
+
+    Arguments and what comes on top as of `projected_memory`.
+
+    Notes
+    -----
+    With the letters of `projected_memory`, J rings, M orders (the middle one of `rings.BANDS`), F flips and L = 5/4 of
+    the image's pixels that the region reaches (the products of neighbours), the larger of
+
+        building   of the exact search
+        energies   kept + b (10 H^2 + 12 L) + 300 H^2
+        searching  kept + (4 b + 32) L + block + max(24 M C J 32, (32 K + 96 N) 32, scores)
+        kept       tables + 4 N C D^2 + 96 N K + 8 M N C J + 48 M J + 56 P
+        block      16 C H^2 32 + (4 L + 140 b) 32 + 80 N 32
+        scores     8 M C J 32 + 16 (32 M + 40 b) 32 + (12 T + 8 F M) 512
+    """
+    g, base = geometry, geometry.base_rotations
+    if base == 1:
+        return projected_memory(g, neurons=neurons, channels=channels, batch=batch, workers=workers)
+    rows, images, flips, area = channels * orbit_count(g), BLOCK_IMAGES, 2 if g.flip else 1, g.image_side**2
+    region, (rings, reach) = int(np.count_nonzero(g.region_mask)), _rings(g)
+    band, products = BANDS[len(BANDS) // 2], int(1.25 * min(area, np.pi * reach**2))
+    exact = _tables(g) + FLOAT * neurons * channels * g.neuron_side**2 + 8 * FLOAT * neurons * rows
+    kept = exact + 2 * 8 * FLOAT * neurons * rows + 2 * FLOAT * band * neurons * channels * rings
+    kept += 4 * TAP * band * rings + 56 * region
+    spectra = 2 * FLOAT * band * channels * rings * images
+    scores = 16 * (32 * band + 40 * base) * images + (12 * g.transforms + 8 * flips * band) * PAIRS_AT_ONCE
+    block = 16 * images * channels * area + (4 * products + 140 * base + 80 * neurons) * images
+    searching = (4 * base + 32) * products + block
+    searching += max(3 * spectra, (32 * rows + 96 * neurons) * images, spectra + scores)
+    energies = base * (10 * area + 12 * products) + 300 * area
+    return workers * max(
+        _tables_building(g), exact + _norms_building(g, neurons, channels), kept + max(energies, searching)
+    )
+
+
+def _norms_building(geometry: Geometry, neurons: int, channels: int) -> int:
+    """What `Search` takes for a moment: its neurons' spectra in the making, or their squares over the region."""
+    spectra = 8 * FLOAT * neurons * channels * orbit_count(geometry)
+    region = int(np.count_nonzero(geometry.region_mask))
+    return max(5 * spectra // 2, (FLOAT + 2 * DOUBLE) * neurons * channels * region)
+
+
+def _rings(geometry: Geometry) -> tuple[int, float]:
+    """How many rings a geometry has, and the radius of its farthest region pixel."""
+    y, x = np.nonzero(geometry.region_mask)
+    half = (geometry.neuron_side - 1) / 2
+    reach = float(np.hypot(y - half, x - half).max())
+    return len(ring_radii(reach)), reach
 
 
 def orbit_count(geometry: Geometry) -> int:

@@ -69,7 +69,7 @@ def rings(geometry: Geometry, band: int) -> Rings:
     y, x = np.nonzero(geometry.region_mask)
     half = (geometry.neuron_side - 1) / 2
     radius, angle = np.hypot(y - half, x - half), np.arctan2(y - half, x - half)
-    radii = _radii(float(radius.max()))
+    radii = ring_radii(float(radius.max()))
     cell = np.clip(np.searchsorted(radii, radius, side="right") - 1, 0, len(radii) - 1)
     order = np.argsort(cell, kind="stable")
     pixels = np.flatnonzero(geometry.region_mask)[order]
@@ -79,7 +79,8 @@ def rings(geometry: Geometry, band: int) -> Rings:
     return Rings(geometry, radii, band, orders, _taps(geometry, radii, 4 * band), pixels, cells, blend, angle[order])
 
 
-def _radii(largest: float) -> np.ndarray:
+def ring_radii(largest: float) -> np.ndarray:
+    """Radii (J,) in pixels of rings that reach ``largest``."""
     radii = [FIRST_RADIUS]
     while radii[-1] < largest:
         step = FINE_STEP + (COARSE_STEP - FINE_STEP) * min(1.0, radii[-1] / COARSE_RADIUS)
@@ -203,7 +204,8 @@ def band_limit(weights: np.ndarray, geometry: Geometry, loss: float = BAND_LOSS)
     """The least of BANDS beyond which the neurons (N, C, D, D) keep at most ``loss`` of their energy, and that share.
 
     The energy curve: |coefficient|^2 of each order, over the rings with their areas, of 32 neurons sampled as images
-    are; those that are not finite do not count. What lies beyond the largest of BANDS is not seen; that band is taken where none smaller suffices.
+    are; those that are not finite do not count. What lies beyond the largest of BANDS is not seen; that band is taken
+    where none smaller suffices.
     """
     if geometry.neuron_side == 1:
         return BANDS[0], 0.0

@@ -36,8 +36,12 @@ class Settings:
     gemm_side: int = 2048
 
     @property
+    def lattice(self) -> Cartesian:
+        return Cartesian(self.map_side, self.map_side)
+
+    @property
     def neurons(self) -> int:
-        return self.map_side**2
+        return self.lattice.size
 
     @property
     def operations(self) -> float:
@@ -61,7 +65,7 @@ class Bench:
         self.rows *= np.float32(0.3)
         self.rows += clumps[rng.integers(CLUMPS, size=s.rows)]
         self.neighbourhood = Neighbourhood("unity_gaussian", 1.0, 1.0)
-        start = FeatureSom(sample_rows(self.rows, s.neurons, 0), Cartesian(s.map_side, s.map_side))
+        start = FeatureSom(sample_rows(self.rows, s.neurons, 0), s.lattice)
         self.som = train_features(self.rows[: 40 * s.neurons], start, [self.neighbourhood] * 10).som
         self.operands = rng.random((2, s.gemm_side, s.gemm_side), np.float32)
 
@@ -113,12 +117,13 @@ def table_of(seconds: dict[str, float], settings: Settings) -> Table:
         "operations": "floor: operations",
         "read": "floor: bytes",
         "epoch": "epoch",
-        "search": "  of which the search",
+        "search": "search alone, its results kept",
         "plain": "epoch, matrix product and argmin",
     }
+    memory = feature_memory(settings.lattice, settings.features)
     table = Table(
         title=f"{settings.rows:,} rows of {settings.features} features, {settings.neurons} neurons, one core\n"
-        f"arrays of a training beside the table: {feature_memory(_lattice(settings), settings.features) / 2**20:.1f} MiB"
+        f"arrays of a training beside the table: {memory / 2**20:.1f} MiB"
     )
     table.add_column("")
     for column in ("CPU s", "million rows/s", "floors (operations)", "floors (bytes)"):
@@ -133,10 +138,6 @@ def table_of(seconds: dict[str, float], settings: Settings) -> Table:
             f"{own / seconds['read']:.1f}",
         )
     return table
-
-
-def _lattice(settings: Settings) -> Cartesian:
-    return Cartesian(settings.map_side, settings.map_side)
 
 
 def checks(seconds: dict[str, float], bench: Bench) -> list[tuple[bool, str]]:

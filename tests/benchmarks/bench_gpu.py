@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the GPU reaches: operations a second (float32 product), bytes a second (written and read), host to device."""
+    """What the GPU reaches a second: operations (float32 product), bytes written and read, bytes from the host."""
 
     flops: float
     traffic: float
@@ -111,16 +112,11 @@ def ceilings(device: Any, sizes: Sizes) -> Ceilings:
     xp, rng = device.xp, np.random.default_rng(0)
     with device.scope():
         a, b = (xp.asarray(rng.random((1, sizes.gemm_side, sizes.gemm_side), np.float32)) for _ in range(2))
-        gemm = least_seconds(device, lambda: xp.matmul(a, b), sizes.rounds)
+        gemm = least_seconds(device, partial(xp.matmul, a, b), sizes.rounds)
         del a, b
         source = xp.zeros((sizes.copied_bytes // 4,), dtype=xp.float32)
-        target = xp.empty_like(source)
-
-        def copy() -> None:
-            target[...] = source
-
-        copied = least_seconds(device, copy, sizes.rounds)
-        del source, target
+        copied = least_seconds(device, partial(xp.copyto, xp.empty_like(source), source), sizes.rounds)
+        del source
         pinned = device.pinned((sizes.pinned_bytes // 4,), np.float32)
         pinned[:] = 0
         array, stream = xp.empty(pinned.shape, dtype=xp.float32), device.stream()
@@ -179,7 +175,6 @@ def measure(case: Case, search: cuda.StreamedSearch, images: np.ndarray, rounds:
         array = device.xp.asarray(images)
         inner = device.xp.zeros((case.channels * case.geometry.image_side**2, block), dtype=np.float32)
         norms = device.xp.empty((8, case.geometry.base_rotations, block), dtype=np.float64)
-        spectra = inside.spectra
 
         def sample() -> None:
             for first, stop in case.plan.panels():
@@ -187,8 +182,7 @@ def measure(case: Case, search: cuda.StreamedSearch, images: np.ndarray, rounds:
 
         def multiply() -> None:
             for first, stop in case.plan.panels():
-                panel = dihedral.Spectra(*inside.workspace((stop - first) * block)[:2])
-                dihedral.products(spectra, panel, xp=device.xp)
+                inside.products(dihedral.Spectra(*inside.workspace((stop - first) * block)[:2]))
 
         resident = least_seconds(device, lambda: inside(array), rounds)
         sampling, products = (least_seconds(device, work, rounds) for work in (sample, multiply))
@@ -234,8 +228,8 @@ def report(cases: tuple[Case, ...], device: Any, sizes: Sizes) -> tuple[list[str
         for where, seconds in case.published:
             ours = case.whole * timed.streamed
             notes.append(
-                f"- {case.name}: {case.whole:,} images would take {ours:.3g} s, from {case.blocks * len(images):,} timed; "
-                f"the peer publishes {seconds:,.0f} s on {where}: {seconds / ours:.3g} times as long"
+                f"- {case.name}: {case.whole:,} images would take {ours:.3g} s, from {case.blocks * len(images):,} "
+                f"timed; the peer publishes {seconds:,.0f} s on {where}: {seconds / ours:.3g} times as long"
             )
         del search
     head = (

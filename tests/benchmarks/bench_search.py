@@ -9,6 +9,7 @@ float32 matrix product.
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -142,12 +143,12 @@ def peak_rss() -> int:
     return psutil.Process().memory_info().rss
 
 
-def serve(connection: Any, core: int, settings: Settings) -> None:
-    """A worker: pinned to ``core``, answers (method, arguments) until told None."""
+def serve(connection: Any, core: int, settings: Any, make: Callable[[Any], Any]) -> None:
+    """A worker: pinned to ``core``, answers (method, arguments) by what ``make`` makes, until told None."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     with threadpool_limits(1):
-        bench = Bench(settings)
+        bench = make(settings)
         connection.send("ready")
         while (request := connection.recv()) is not None:
             connection.send(getattr(bench, request[0])(*request[1:]))
@@ -156,12 +157,12 @@ def serve(connection: Any, core: int, settings: Settings) -> None:
 class Workers:
     """One process a core, all of which answer the same request at the same time."""
 
-    def __init__(self, cores: list[int], settings: Settings) -> None:
+    def __init__(self, cores: list[int], settings: Any, make: Callable[[Any], Any] = Bench) -> None:
         context = multiprocessing.get_context("spawn")
         self.processes, self.pipes = [], []
         for core in cores:
             here, there = context.Pipe()
-            process = context.Process(target=serve, args=(there, core, settings), daemon=True)
+            process = context.Process(target=serve, args=(there, core, settings, make), daemon=True)
             process.start()
             self.processes.append(process)
             self.pipes.append(here)
