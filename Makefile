@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Static checkers need the packages under one folder; the editable install maps them one by one.
 LAYOUT := $(abspath $(VENV)/layout)
 
-.PHONY: help setup demo test lint types unit notebooks test-slow bench bench-quality clean
+.PHONY: help setup demo test lint types unit notebooks test-slow bench bench-gpu bench-quality clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/'
@@ -43,13 +43,19 @@ notebooks: setup
 test-slow: setup  ## long trials: many kills, large inputs
 	$(BIN)/pytest -m slow
 
-bench: setup  ## ratios to the floors and to a compiled loop, the pass at scale (5 GB of disk), scaling; 15 minutes
+bench: setup  ## ratios to the floors, every method, feature maps, the pass at scale (5 GB of disk), scaling; 30 minutes
 	$(BIN)/python tests/benchmarks/bench_search.py
+	$(BIN)/python tests/benchmarks/bench_methods.py
+	$(BIN)/python tests/benchmarks/bench_features.py
 	$(BIN)/python tests/benchmarks/bench_scale.py
 	$(BIN)/python tests/benchmarks/simulate_scaling.py --quick
 
-bench-quality: setup  ## how good a map batches of every size make
+bench-gpu: setup  ## the search on a GPU against its ceilings; says why where there is none
+	$(BIN)/python tests/benchmarks/bench_gpu.py
+
+bench-quality: setup  ## how good a map batches of every size make; how certified search does on real surveys
 	$(BIN)/python tests/benchmarks/batch_quality.py
+	$(BIN)/python tests/benchmarks/certified_quality.py
 
 clean:  ## remove the environment and the demo
 	rm -rf $(VENV) demo

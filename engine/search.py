@@ -96,9 +96,8 @@ def best_match(
     if method == "reference":
         return _reference(images, som, geometry, xp=xp)
     search = searcher(som.weights, geometry, method, calibration, exact_neurons, xp=xp)
-    count = images.shape[0]
-    starts = range(0, count, BLOCK_IMAGES)
-    blocks = [search(images[first : min(first + BLOCK_IMAGES, count), ...]) for first in starts]
+    count, block = images.shape[0], getattr(search, "block_images", BLOCK_IMAGES)
+    blocks = [search(images[first : min(first + block, count), ...]) for first in range(0, count, block)]
     return joined(blocks, xp=xp) if blocks else empty_match(som.weights.shape[0], xp=xp)
 
 
@@ -116,7 +115,9 @@ def searcher(
     Arguments and errors as of `best_match`; "reference" has no tables to make and is not among them.
     """
     if method == "exact":
-        return Search(weights, geometry, xp=xp)
+        from skysom.engine import cuda
+
+        return cuda.device_search(weights, geometry) if cuda.is_on_device(weights) else Search(weights, geometry, xp=xp)
     if method == "polar":
         from skysom.engine.polar import PolarSearch
 

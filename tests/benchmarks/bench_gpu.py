@@ -60,8 +60,10 @@ class Case:
         """Images (count, C, H, H), and a map of means of several sources (N, C, D, D)."""
         rng, side, frame = np.random.default_rng(1), self.geometry.image_side, self.geometry.neuron_side
         images = sources(count * self.channels, side, rng).reshape(count, self.channels, side, side)
-        prototypes = sources(4 * self.neurons, frame, rng).reshape(self.neurons, 4, 1, frame, frame)
-        return images, np.repeat(prototypes.mean(axis=1), self.channels, axis=1)
+        prototypes = sources(min(4 * self.neurons, 400), frame, rng)
+        chosen = rng.integers(len(prototypes), size=(4, self.neurons))
+        weights = sum(prototypes[four] for four in chosen) / np.float32(4)
+        return images, np.repeat(weights, self.channels, axis=1)
 
 
 CASES = (
