@@ -9,9 +9,9 @@ from skysom.engine.polar import Part, padded
 from skysom.engine.search import BLOCK_IMAGES, as_batch, geometry_of
 from skysom.engine.som import Som
 
-SAFETY = 2.0
+SAFETY = 4.0
 """The margin is this many times what the sample needed."""
-LEAST_MARGIN = 5e-3
+LEAST_MARGIN = 4e-3
 """Smallest margin: a sample does not know the tail of what a survey needs, and narrower margins save nothing."""
 
 
@@ -40,7 +40,7 @@ def calibrate(
 
     Notes
     -----
-    An image needs (S - min S) / e, with S the score of its exact best match and e its mean |T x|^2. Of n images drawn
+    An image needs (S - min S) / e, with S the score of its exact best match and e = |T x| |w|. Of n images drawn
     at random, none exceeded the largest; with 95 % confidence at most 1 - 0.05^(1/n) of all images do (0.3 % for
     1,000), and fewer exceed the margin.
     """
@@ -86,7 +86,7 @@ def needed_margin(search: CertifiedSearch, images: np.ndarray, match: Match) -> 
     score = np.full(len(block), np.nan)
     score[scored.image] = values[np.arange(len(values)), transform[scored.image]]
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = (score - scored.lowest) / scored.level
+        share = (score - scored.lowest) / search.scale(scored.level)
     # A blank image has nothing to rank: every transform has the score of the best.
-    share[(scored.level == 0) & (unit >= 0)] = 0
+    share[(search.scale(scored.level) == 0) & (unit >= 0)] = 0
     return np.maximum(share[:count], 0), (scored.squared.argmin(axis=0) == unit)[:count]

@@ -5,16 +5,16 @@ For every neuron and transform the rings give a score that stands for d^2:
     S = |T x|^2 + |w|^2 - 2 <T x, w>
 
 with |T x|^2 as the exact search has it (`energies`) and <T x, w> from `polar`; transforms that only copy pixels
-(k = 0) are exact. What is left of the difference between S and d^2 is small and measured: with e the mean of
-|T x|^2 over the rotations, every (neuron, transform) with S <= min S + margin * e is a candidate (and what rounding
-could hide), and the smallest direct sum of squares among the candidates is the best match. It is that of the exact
-search unless the best match lies beyond the margin, so "certified" is a statement about frequencies: `Calibration`
-says how often at most.
+(k = 0) are exact. What is left of the difference between S and d^2 is small and measured: with e = |T x| |w|, both
+root mean squares (over rotations and over neurons), every (neuron, transform) with S <= min S + margin * e is a
+candidate (and what rounding could hide), and the smallest direct sum of squares among the candidates is the best
+match. It is that of the exact search unless the best match lies beyond the margin, so "certified" is a statement
+about frequencies: `Calibration` says how often at most.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,8 +47,8 @@ CONFIDENCE = 0.95
 class Calibration:
     """How far the best match may lie above the best score on a map, from a sample searched exactly.
 
-    margin : share of the mean |T x|^2 within which candidates are kept. needed : the largest share the sample
-    needed. images : sample size. miss_limit : at most this share of images needs more than ``needed`` (95 %
+    margin : share of |T x| |w| (module docstring) within which candidates are kept. needed : the largest share the
+    sample needed. images : sample size. miss_limit : at most this share of images needs more than ``needed`` (95 %
     confidence, order statistics: 1 - 0.05^(1/n)); ``margin`` is larger than ``needed``. agreement : share of
     the sample whose best score already was the best match.
     """
@@ -105,6 +105,15 @@ class Scored:
         )
 
 
+class Candidates(NamedTuple):
+    """Triples that may be the best match, row (of the image), neuron, transform (n,) int64, and score (n,) float64."""
+
+    row: np.ndarray
+    neuron: np.ndarray
+    transform: np.ndarray
+    score: np.ndarray
+
+
 class CertifiedSearch:
     """The certified search against one map, on NumPy arrays.
 
@@ -136,6 +145,8 @@ class CertifiedSearch:
         self.places = np.ascontiguousarray(places.transpose(0, 1, 3, 2))
         self.share = np.ascontiguousarray((table.inside * table.weight[:, None]).T.astype(np.float32))
         self.energies = energies(geometry)
+        norms = self.scores.norms
+        self.brightness = float(norms[np.isfinite(norms)].mean()) if np.isfinite(norms).any() else 0.0
 
     def __call__(self, images: np.ndarray) -> Match:
         return self.examine(images)[0]
@@ -150,15 +161,14 @@ class CertifiedSearch:
         wanted = finite & (np.arange(len(images)) < count)
         scored = self.score(images, self._near(wanted))
         limits = self._limits(scored, wanted)
-        row, neuron, transform = self._candidates(scored, limits)
-        found = np.bincount(row, minlength=len(images))
+        every = self._candidates(scored, limits)
+        found = np.bincount(every.row, minlength=len(images))
         # Without a candidate a score is not finite: a neuron with NaN, squares beyond float32.
         lost = (found == 0) | (scored.level < FAINTEST) & images.any(axis=(1, 2, 3))
         fallback = (found > MOST_CANDIDATES) | wanted & lost
-        keep = ~fallback[row]
-        row, neuron, transform = row[keep], neuron[keep], transform[keep]
-        sums = self.direct(images, row, neuron, transform)
-        match, effort = self._decide(scored, limits, row, neuron, transform, sums, finite)
+        candidates = Candidates(*(part[~fallback[every.row]] for part in every))
+        sums = self.direct(images, *candidates[:3])
+        match, effort = self._decide(scored, limits, candidates, sums, finite)
         match = self._fall_back(images, match, np.flatnonzero(fallback))
         first = slice(0, count)
         parts = (getattr(match, name)[first] for name in Match.__dataclass_fields__)
@@ -261,7 +271,15 @@ class CertifiedSearch:
 
     def _reach(self, level: np.ndarray) -> np.ndarray:
         """(N, B) how far above the best score a candidate may lie."""
-        return self.margin * level + ROUNDING * np.sqrt(np.maximum(level, 0) * self.scores.norms[:, None])
+        return self.margin * self.scale(level) + ROUNDING * np.sqrt(np.maximum(level, 0) * self.scores.norms[:, None])
+
+    def scale(self, level: np.ndarray) -> np.ndarray:
+        """(B,) |T x| |w|, of which margins are shares, from the mean |T x|^2.
+
+        The score errs where the sharp parts of image and neuron meet, in proportion to both: on real surveys the
+        largest need of a sample in these units told most of the need of other images.
+        """
+        return np.sqrt(np.maximum(level, 0) * self.brightness)
 
     def _limits(self, scored: Scored, wanted: np.ndarray) -> np.ndarray:
         """(N, B) score up to which the transforms of each neuron are candidates."""
@@ -272,9 +290,9 @@ class CertifiedSearch:
             limits = np.where(chosen, scored.squared + reach, limits)
         return np.where(wanted, limits, -np.inf)
 
-    def _candidates(self, scored: Scored, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image rows, neurons and transforms of all candidates."""
-        geometry, pairs, transforms = self.geometry, [], []
+    def _candidates(self, scored: Scored, limits: np.ndarray) -> Candidates:
+        """All (image, neuron, transform) with scores up to the limit of the neuron."""
+        geometry, pairs, transforms, scores = self.geometry, [], [], [np.zeros(0)]
         for first in range(0, len(scored.neuron), PAIRS_AT_ONCE):
             some = scored.pairs(slice(first, first + PAIRS_AT_ONCE))
             values = self.values(some)
@@ -282,32 +300,27 @@ class CertifiedSearch:
             pair, transform = np.nonzero(values <= limits[some.neuron, some.image][:, None])
             pairs.append(pair + first)
             transforms.append(transform)
+            scores.append(values[pair, transform])
         pair = np.concatenate([np.zeros(0, np.int64), *pairs])
         element, neuron, row = np.nonzero(scored.unturned <= limits)
         unturned = (element // 4) * geometry.rotations + (element % 4) * geometry.base_rotations
-        return (
+        return Candidates(
             np.concatenate([scored.image[pair], row]),
             np.concatenate([scored.neuron[pair], neuron]),
             np.concatenate([*transforms, unturned]),
+            np.concatenate([*scores, scored.unturned[element, neuron, row]]),
         )
 
     def _decide(
-        self,
-        scored: Scored,
-        limits: np.ndarray,
-        row: np.ndarray,
-        neuron: np.ndarray,
-        transform: np.ndarray,
-        sums: np.ndarray,
-        finite: np.ndarray,
+        self, scored: Scored, limits: np.ndarray, candidates: Candidates, sums: np.ndarray, finite: np.ndarray
     ) -> tuple[Match, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Match from the direct sums of the candidates, and candidates, neurons and depth of each image."""
+        row, neuron, transform, score = candidates
         order = np.lexsort((transform, sums, neuron, row))
         first = np.ones(len(order), bool)
         first[1:] = (np.diff(row[order]) != 0) | (np.diff(neuron[order]) != 0)
         best = order[first]
         squared, chosen = np.maximum(scored.squared, 0).T.copy(), scored.transform.T.copy()
-        scores = squared[row[best], neuron[best]]
         squared[row[best], neuron[best]], chosen[row[best], neuron[best]] = sums[best], transform[best]
         exact, batch = np.zeros(squared.shape, bool), len(squared)
         reach = np.maximum(self._reach(scored.level), np.finfo(np.float64).tiny)
@@ -318,10 +331,8 @@ class CertifiedSearch:
         winner = winner[np.unique(row[winner], return_index=True)[1]]
         exact[row[winner], neuron[winner]] = True
         depth = np.zeros(batch)
-        lowest = scored.lowest
-        at = {(r, n): s for r, n, s in zip(row[best], neuron[best], scores, strict=True)}
-        for i in winner:
-            depth[row[i]] = (at[row[i], neuron[i]] - lowest[row[i]]) / reach[neuron[i], row[i]]
+        above = score[winner] - scored.lowest[row[winner]]
+        depth[row[winner]] = np.maximum(above, 0) / reach[neuron[winner], row[winner]]
         match = as_match(squared, chosen, finite, exact, xp=np)
         bmu, bmu_distance = match.bmu.copy(), match.bmu_distance.copy()
         bmu[row[winner]], bmu_distance[row[winner]] = neuron[winner], np.sqrt(sums[winner]).astype(np.float32)

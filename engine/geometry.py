@@ -60,7 +60,8 @@ class Geometry:
                 f"the region side ({self.region_side} pixels) exceeds the neuron side ({self.neuron_side}); "
                 "make the region smaller or the neurons larger"
             )
-        if (self.region == "annular") != (0 < self.inner_side < self.region_side):
+        fits = 0 < self.inner_side < self.region_side if self.region == "annular" else self.inner_side == 0
+        if not fits:
             raise GeometryError(
                 f"the inner side is {self.inner_side} pixels of a region that is {self.region} with side "
                 f"{self.region_side}; an annular region needs one between, others have none (0)"

@@ -5,8 +5,8 @@
 for |r|^2 is the caller's: `polar_energies` is unbiased in angle, `energies` is what the exact search has.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,16 @@ from skysom.engine import steering
 from skysom.engine.errors import EngineError, ShapeError
 from skysom.engine.geometry import Geometry
 from skysom.engine.match import Match, as_match, check_shapes, finite_images
-from skysom.engine.rings import band_limit, folded, neuron_spectra, rings, transformed
+from skysom.engine.rings import (
+    Rings,
+    band_limit,
+    folded,
+    neuron_spectra,
+    ring_areas,
+    rings,
+    sampled_spectra,
+    transformed,
+)
 from skysom.engine.search import BLOCK_IMAGES
 
 Array = Any
@@ -42,10 +51,16 @@ class Scores:
     """Neurons on rings: made once for a map, NumPy only.
 
     weights (N, C, D, D) float32. band: orders kept, None to choose it by `band_limit`; ``lost`` is then the share of
-    the neurons' energy beyond it.
+    the neurons' energy beyond it. on_rings: makes the neurons' coefficients, `neuron_spectra` or `sampled_spectra`.
     """
 
-    def __init__(self, weights: np.ndarray, geometry: Geometry, band: int | None = None) -> None:
+    def __init__(
+        self,
+        weights: np.ndarray,
+        geometry: Geometry,
+        band: int | None = None,
+        on_rings: Callable[[np.ndarray, Rings], np.ndarray] = neuron_spectra,
+    ) -> None:
         from skysom.engine import kernels
 
         side = geometry.image_side
@@ -56,21 +71,18 @@ class Scores:
         self.table = rings(geometry, band)
         starts = range(0, len(weights), PART_NEURONS)
         # One part after another: spectra of all neurons at once would need twice their memory.
-        self.parts = [self._part(weights[first : first + PART_NEURONS]) for first in starts]
+        parts = (on_rings(weights[first : first + PART_NEURONS], self.table) for first in starts)
+        self.parts = [part.reshape(len(part), 1, -1, part.shape[3]) for part in parts]
         region, flat = np.flatnonzero(geometry.region_mask), weights.reshape(*weights.shape[:2], -1)
         self.norms = np.array([kernels.square_norm(neuron, region) for neuron in flat])
 
-    def _part(self, weights: np.ndarray) -> np.ndarray:
-        spectra = neuron_spectra(weights, self.table)  # (M, 2, n, K)
-        return spectra.reshape(spectra.shape[0], 1, -1, spectra.shape[3])
-
-    def spectra(self, inner: np.ndarray, *, power: bool = False) -> np.ndarray:
-        """Coefficients (M, 2, K, B) float32 of images (C, H*H, B), image innermost, or of their squares."""
+    def spectra(self, inner: np.ndarray) -> np.ndarray:
+        """Coefficients (M, 2, K, B) float32 of images (C, H*H, B), image innermost."""
         from skysom.engine import polar_kernels
 
         table, (channels, _, batch) = self.table, inner.shape
         samples = np.empty((4, table.band, channels * len(table), batch), np.float32)
-        polar_kernels.sample_rings(inner, *table.taps, table.geometry.image_side, power, samples)
+        polar_kernels.sample_rings(inner, *table.taps, table.geometry.image_side, False, samples)
         return transformed(samples, table)
 
     def __call__(self, spectra: np.ndarray, energies: np.ndarray, first_rotation: int = 0) -> Iterator[Part]:
@@ -99,10 +111,12 @@ def image_innermost(images: np.ndarray) -> np.ndarray:
 class PolarSearch:
     """The polar search against one map: distances of its own, unbiased in angle.
 
-    Its |r|^2 is the energy of f, the interpolated image, over the turned region, taken on the rings as <r, w> is.
-    f damps the noise alike at every angle, whereas the rotations of the exact search damp it least at the quarter
-    turns and draw the best angles there (anchors: the four peaks). Calling it on images (B, C, H, H), B <= 32,
-    returns their Match, with ``exact`` false. EngineError for arrays that are not NumPy's.
+    Neurons are sampled on the rings as images are, with the area of each ring: nothing knows of the grid of pixels.
+    |r|^2 is the mean energy of the image over the turned region, so the best angle is that of the largest correlation.
+    The rotations of the exact search damp the noise of an image, least near the quarter turns,
+    and its best angles gather where |r|^2 is small for that reason alone (the four peaks in users' histograms).
+    Calling it on images (B, C, H, H), B <= 32, returns their Match, with ``exact`` false. EngineError for arrays that
+    are not NumPy's.
     """
 
     def __init__(self, weights: np.ndarray, geometry: Geometry, band: int | None = None) -> None:
@@ -110,10 +124,10 @@ class PolarSearch:
             raise EngineError(f"the polar search runs on NumPy arrays, not {type(weights).__name__}; use 'exact'")
         self.geometry = geometry
         self.weights = np.asarray(weights, np.float32)
-        self.scores = Scores(self.weights, geometry, band)
-        side = geometry.neuron_side
-        mask = geometry.region_mask.astype(np.float32).reshape(1, 1, side, side)
-        self.mask = neuron_spectra(mask, self.scores.table)
+        self.scores = Scores(self.weights, geometry, band, sampled_spectra)
+        mask = np.ones((1, 1, geometry.neuron_side, geometry.neuron_side), np.float32)
+        self.area = sampled_spectra(mask, self.scores.table)[0, 0, 0].astype(np.float64)
+        self.norms = np.array([self._norm(neuron) for neuron in self.weights])
 
     def __call__(self, images: np.ndarray) -> Match:
         check_shapes(images.shape, self.weights.shape, self.geometry)
@@ -121,33 +135,32 @@ class PolarSearch:
         inner = image_innermost(images)
         spectra, energies = self.scores.spectra(inner), self.energies(inner)
         parts = list(self.scores(spectra, energies))
-        squared = np.concatenate([part.best for part in parts]).T + self.scores.norms
+        squared = np.concatenate([part.best for part in parts]).T + self.norms
         transform = np.concatenate([part.transform for part in parts]).T
         exact = np.zeros(squared.shape, bool)
         squared = np.maximum(squared, 0)
         return as_match(squared[:count], transform[:count], finite[:count], exact[:count], xp=np)
 
+    def _norm(self, neuron: np.ndarray) -> float:
+        """Energy of a neuron (C, D, D) over the region, on the rings."""
+        frame = replace(self.geometry, image_side=self.geometry.neuron_side)
+        table = rings(frame, self.scores.table.band)
+        masked = neuron[None] * self.geometry.region_mask
+        squares = folded(masked, table, power=True)[0, ..., 0].mean(axis=0, dtype=np.float64) / 4
+        return float(np.tile(ring_areas(table), len(neuron)) @ squares)
+
     def energies(self, inner: np.ndarray) -> np.ndarray:
-        """Energy of images (C, H*H, B) over the region at every transform, (8, R/4, B) float32; unused ones are inf."""
-        power = self.scores.spectra(inner, power=True)
-        band, _, _, batch = power.shape
-        power = power.reshape(band, 2, len(inner), len(self.scores.table), batch).sum(axis=2)
-        found = polar_correlations(power, self.mask, flip=True)
-        steered = steering.steer(found, self.scores.table)
-        values = steering.turned(steered).reshape(8, -1, batch)
-        values[np.setdiff1d(np.arange(8), self.geometry.elements)] = np.inf
-        return np.ascontiguousarray(values)
+        """Mean energy of images (C, H*H, B) over the turned region, (8, R/4, B) float32: equal at all transforms."""
+        from skysom.engine import polar_kernels
 
-
-def polar_correlations(spectra: np.ndarray, own: np.ndarray, flip: bool) -> np.ndarray:
-    """Coefficients (F, M, 2, n*B) of images (M, 2, K, B) with neurons (M, 2, n, K), unflipped and flipped."""
-    from skysom.engine import polar_kernels
-
-    band, _, neurons, rows = own.shape
-    products = np.matmul(own.reshape(band, 1, 2 * neurons, rows), spectra)
-    out = np.empty((2 if flip else 1, band, 2, neurons * spectra.shape[3]), np.float32)
-    polar_kernels.correlate(products.reshape(band, 2, 2, -1), out)
-    return out
+        table, (channels, _, batch) = self.scores.table, inner.shape
+        samples = np.empty((4, table.band, channels * len(table), batch), np.float32)
+        polar_kernels.sample_rings(inner, *table.taps, self.geometry.image_side, True, samples)
+        mean = samples[0].mean(axis=0, dtype=np.float64) / 4  # of each ring
+        energy = np.tile(self.area, channels) @ mean
+        energies = np.full((8, self.geometry.base_rotations, batch), np.inf, np.float32)  # R = 1 has no quarter turns
+        energies[list(self.geometry.elements)] = energy
+        return energies
 
 
 def padded(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

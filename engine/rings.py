@@ -20,11 +20,11 @@ from skysom.engine.match import finite_images
 
 Array = Any
 
-FIRST_RADIUS, FINE_STEP, COARSE_STEP, COARSE_RADIUS = 0.25, 0.5, 1.5, 30.0
+FIRST_RADIUS, FINE_STEP, COARSE_STEP, COARSE_RADIUS = 0.175, 0.35, 1.25, 30.0
 """Pixels: the first ring, the steps at the centre and from COARSE_RADIUS on."""
 BANDS = (48, 64, 96)
 """Band limits to choose from."""
-BAND_LOSS = 1e-3
+BAND_LOSS = 3e-4
 """Share of the energy of the neurons that may lie beyond the band."""
 BAND_NEURONS = 32
 """Neurons, evenly spaced on the map, of which the energy curve is taken."""
@@ -200,6 +200,27 @@ def neuron_spectra(weights: np.ndarray, table: Rings) -> np.ndarray:
     return np.ascontiguousarray(shaped).reshape(band, 2, neurons, channels * count)
 
 
+def ring_areas(table: Rings) -> np.ndarray:
+    """(J,) pixels that each ring stands for."""
+    edges = np.concatenate([[0.0], (table.radii[1:] + table.radii[:-1]) / 2, [1.5 * table.radii[-1]]])
+    if len(table) > 1:
+        edges[-1] = table.radii[-1] + (table.radii[-1] - table.radii[-2]) / 2
+    return np.pi * np.diff(edges**2)
+
+
+def sampled_spectra(weights: np.ndarray, table: Rings) -> np.ndarray:
+    """As `neuron_spectra`, of neurons (N, C, D, D) that are set to zero outside the region and sampled as images are.
+
+    The product with an image's coefficients is the integral of f times the interpolated neuron by rings and angles,
+    whatever the grid of pixels; `neuron_spectra` stands for the sum over pixels.
+    """
+    geometry, channels = table.geometry, weights.shape[1]
+    frame = rings(replace(geometry, image_side=geometry.neuron_side), table.band)
+    found = transformed(folded(weights * geometry.region_mask, frame), frame)  # (M, 2, C*J, N)
+    factor = np.where(table.orders == 0, 1.0, 2.0)[:, None] * np.tile(ring_areas(table), channels)
+    return np.ascontiguousarray((found * factor[:, None, :, None]).transpose(0, 1, 3, 2).astype(np.float32))
+
+
 def band_limit(weights: np.ndarray, geometry: Geometry, loss: float = BAND_LOSS) -> tuple[int, float]:
     """The least of BANDS beyond which the neurons (N, C, D, D) keep at most ``loss`` of their energy, and that share.
 
@@ -212,8 +233,7 @@ def band_limit(weights: np.ndarray, geometry: Geometry, loss: float = BAND_LOSS)
     table = rings(replace(geometry, image_side=geometry.neuron_side), BANDS[-1])
     some, _ = finite_images(weights[:: -(-len(weights) // BAND_NEURONS)], xp=np)
     found = transformed(folded(some, table), table).reshape(BANDS[-1], 2, weights.shape[1], len(table), -1)
-    area = table.radii * np.gradient(table.radii) if len(table) > 1 else table.radii
-    energy = np.einsum("mpcjn,j->m", found.astype(np.float64) ** 2, area)[np.argsort(table.orders)]
+    energy = np.einsum("mpcjn,j->m", found.astype(np.float64) ** 2, ring_areas(table))[np.argsort(table.orders)]
     energy[1:] *= 2
     whole = max(float(energy.sum()), np.finfo(float).tiny)
     lost = [float(energy[band:].sum()) / whole for band in BANDS]

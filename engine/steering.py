@@ -51,7 +51,8 @@ def steer(coefficients: Array, table: Rings, *, xp: Any = np) -> Array:
     found = []
     for f in range(flips):
         part = coefficients[f, ...]
-        rows = [xp.reshape(part[group, ...], (-1, columns)) for group in (one_group, two_group, odd_group)]
+        groups = [part[group, ...] for group in (one_group, two_group, odd_group)]
+        rows = [xp.reshape(group, (2 * group.shape[0], columns)) for group in groups]
         found.append(xp.matmul(xp.asarray(zero), rows[0]))
         found.append(xp.matmul(xp.asarray(two), rows[1]))
         found.append(xp.matmul(xp.asarray(odd), rows[2]))
@@ -62,4 +63,5 @@ def turned(steered: Array, *, xp: Any = np) -> Array:
     """Values at all transforms, (T, columns) in the order of t, from the four sums (F, 4, k, columns)."""
     even, odd, one, two = (steered[:, i, ...] for i in range(4))
     quarters = [even + odd + one, even - odd - two, even + odd - one, even - odd + two]
-    return xp.reshape(xp.stack(quarters, axis=1), (-1, steered.shape[-1]))
+    flips, four, bases, columns = steered.shape
+    return xp.reshape(xp.stack(quarters, axis=1), (flips * four * bases, columns))
