@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import chisquare
 
-SIDE, SOURCES, NOISE = 48, 2000, 1.5
+SIDE, SOURCES, NOISE = 48, 2000, 0.5
 
 
 def isotropic(count: int, noise: float, seed: int = 0) -> np.ndarray:

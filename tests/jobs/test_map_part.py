@@ -172,7 +172,7 @@ def test_report_and_export_of_partial_mappings(finished, tmp_path, capsys):
         assert not (tmp_path / "m.bin").exists()
 
 
-@pytest.mark.parametrize("store", ["float32", "none"])
+@pytest.mark.parametrize("store", [pytest.param("float32", marks=pytest.mark.slow), "none"])
 def test_two_workers_on_ray_map_the_same(small_survey, tmp_path, tiny, store):
     folder, catalogue, _ = small_survey
     settings = [*tiny, "--set", f"ingest.store='{store}'", "--set", "map.keep=2", "--set", "map.where='flux > 30'"]

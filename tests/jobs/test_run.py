@@ -214,7 +214,10 @@ def test_a_published_map_is_used_as_it_is(finished, small_survey, tiny, tmp_path
     assert np.array_equal(one["mappings/main/distance"][:], two["mappings/main/distance"][:], equal_nan=True)
 
 
-@pytest.mark.parametrize("trial", range(3))
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("trial", [0, 1, pytest.param(2, marks=SLOW)])
 def test_kill_9_and_the_same_command_again(finished, tiny, tmp_path, trial):
     survey, output = finished
     other = tmp_path / "other"
@@ -275,7 +278,14 @@ def test_bad_configuration_never_starts(small_survey, tiny, tmp_path, capsys, ch
     assert not (tmp_path / "out/report.html").exists()
 
 
-@pytest.mark.parametrize("point", ["before the data is gone", "before the records are gone", "at the end"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param("before the data is gone", marks=SLOW),
+        "before the records are gone",
+        pytest.param("at the end", marks=SLOW),
+    ],
+)
 def test_an_interrupted_redo_is_completed_by_the_next_run(finished, tiny, tmp_path, monkeypatch, point):
     from skysom.jobs import output as module
 

@@ -79,7 +79,7 @@ def test_sources_at_the_edge_are_padded_and_say_so(tmp_path, positions):
     assert 0.3 < result["coverage"][1] < 1
 
 
-@pytest.mark.parametrize("suffix", [".fits.gz", ".fits.fz"])
+@pytest.mark.parametrize("suffix", [pytest.param(".fits.gz", marks=pytest.mark.slow), ".fits.fz"])
 def test_compressed_cutouts_and_a_parquet_catalogue_with_result_names(tmp_path, suffix):
     survey_files = sys.modules["survey_files"]
     table = survey_files.write_cutouts(tmp_path, 10)

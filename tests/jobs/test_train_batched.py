@@ -46,7 +46,14 @@ def events(output, kind):
     return [e for e in map(json.loads, (output / "history.jsonl").read_text().splitlines()) if e["event"] == kind]
 
 
-@pytest.mark.parametrize("flags", [[], ["--set", "train.shuffle_images=64"], ["--set", "train.batch_mode='kohonen'"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--set", "train.shuffle_images=64"],
+        pytest.param([], marks=pytest.mark.slow),
+        pytest.param(["--set", "train.batch_mode='kohonen'"], marks=pytest.mark.slow),
+    ],
+)
 def test_workers_and_shards_change_nothing(ingested, flags):
     one = ingested("one")
     assert train(one, *flags) == 0
