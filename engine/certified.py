@@ -5,8 +5,8 @@ For every neuron and transform the rings give a score that stands for d^2:
     S = |T x|^2 + |w|^2 - 2 <T x, w>
 
 with |T x|^2 as the exact search has it (`energies`) and <T x, w> from `polar`; transforms that only copy pixels
-(k = 0) are exact. What is left of the difference between S and d^2 is small and measured: with e = |T x| |w|, both
-root mean squares (over rotations and over neurons), every (neuron, transform) with S <= min S + margin * e is a
+(k = 0) are exact. What is left of the difference between S and d^2 is small and measured: with e = |T x| |w|, the
+root mean square over rotations and the median over neurons, every (neuron, transform) with S <= min S + margin * e is a
 candidate (and what rounding could hide), and the smallest direct sum of squares among the candidates is the best
 match. It is that of the exact search unless the best match lies beyond the margin, so "certified" is a statement
 about frequencies: `Calibration` says how often at most.
@@ -146,7 +146,8 @@ class CertifiedSearch:
         self.share = np.ascontiguousarray((table.inside * table.weight[:, None]).T.astype(np.float32))
         self.energies = energies(geometry)
         norms = self.scores.norms
-        self.brightness = float(norms[np.isfinite(norms)].mean()) if np.isfinite(norms).any() else 0.0
+        # The median: one bright neuron must not widen the margin of all.
+        self.brightness = float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0
 
     def __call__(self, images: np.ndarray) -> Match:
         return self.examine(images)[0]

@@ -26,10 +26,11 @@ def sample_block(images, index, low, right, weight, inside, complete, product, s
     channels, _, batch = images.shape
     rotations, count, _ = index.shape
     v = np.empty((8, batch), np.float32)
-    for k in range(rotations):
-        for c in range(channels):
-            image = images[c]
-            for o in range(count):
+    for c in range(channels):
+        image = images[c]
+        for o in range(count):
+            # Rotations innermost: neighbouring ones read neighbouring pixels, and fill one row after another.
+            for k in range(rotations):
                 for g in range(8):
                     _sample(image, index[k, o, g], low[k, o, g], right[k, o, g], side, common[c, o], v[g])
                 _butterfly(v, scalars, matrices, c * count + o, k * batch)

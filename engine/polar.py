@@ -145,7 +145,7 @@ class PolarSearch:
         """Energy of a neuron (C, D, D) over the region, on the rings."""
         frame = replace(self.geometry, image_side=self.geometry.neuron_side)
         table = rings(frame, self.scores.table.band)
-        masked = neuron[None] * self.geometry.region_mask
+        masked = np.where(self.geometry.region_mask, neuron[None], np.float32(0))
         squares = folded(masked, table, power=True)[0, ..., 0].mean(axis=0, dtype=np.float64) / 4
         return float(np.tile(ring_areas(table), len(neuron)) @ squares)
 

@@ -216,7 +216,7 @@ def sampled_spectra(weights: np.ndarray, table: Rings) -> np.ndarray:
     """
     geometry, channels = table.geometry, weights.shape[1]
     frame = rings(replace(geometry, image_side=geometry.neuron_side), table.band)
-    found = transformed(folded(weights * geometry.region_mask, frame), frame)  # (M, 2, C*J, N)
+    found = transformed(folded(np.where(geometry.region_mask, weights, np.float32(0)), frame), frame)  # (M, 2, C*J, N)
     factor = np.where(table.orders == 0, 1.0, 2.0)[:, None] * np.tile(ring_areas(table), channels)
     return np.ascontiguousarray((found * factor[:, None, :, None]).transpose(0, 1, 3, 2).astype(np.float32))
 

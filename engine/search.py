@@ -35,8 +35,8 @@ DOUBLE_TIE = 1e-14
 """Transforms within this share of |r|^2 + |w|^2 of the best are equal in float64; the lowest is taken."""
 NEAR_TIE = 2e-6
 """Candidates within this share of |r|^2 + |w|^2 of the best are decided by direct sums."""
-PANEL_BYTES = 6 << 20
-"""Most bytes of the spectra, and of the products, of one block of rotations, so that they stay in cache."""
+PANEL_BYTES = 16 << 20
+"""Most bytes of the spectra, and of the products, of one block of rotations: a share of the last cache."""
 
 DOUBLE_NEURONS = 32
 """Neurons whose spectra are made in float64 at a time."""
@@ -68,7 +68,7 @@ def best_match(
     method : "certified" (the BMU, its distance and transform are those of the exact search, up to a stated rate of
         misses; distances of other neurons are approximate, see ``Match.exact``), "exact" (all distances), "polar"
         (distances of its own, unbiased in angle) or "reference" (every transform made: hundreds of times slower).
-        Default: "certified" for NumPy arrays, "exact" for others.
+        Default: "certified" with a calibration, "exact" without one.
     calibration : of ``certified``, by `calibrate`; without one a wide margin is used.
     exact_neurons : of ``certified``: the distances of so many neurons, those with the best scores, are exact.
     channel_weights : C factors on the squared differences of each channel, default 1.
@@ -90,7 +90,7 @@ def best_match(
     geometry = geometry_of(images, som, rotations, flip, region, region_side, inner_side)
     xp = array_namespace(images, som.weights)
     if method is None:
-        method = "certified" if isinstance(som.weights, np.ndarray) else "exact"
+        method = "exact" if calibration is None else "certified"
     if channel_weights is not None:
         images, som = _weighted(images, som, channel_weights, xp=xp)
     if method == "reference":
@@ -137,8 +137,9 @@ def _weighted(images: Array, som: Som, channel_weights: Sequence[float], *, xp: 
         raise ShapeError(
             f"channel_weights are {list(channel_weights)}; give {som.channels} numbers that are not negative"
         )
-    scale = xp.asarray(np.sqrt(weights).astype(np.float32).reshape(1, -1, 1, 1))
-    return images * scale, Som(som.weights * scale, som.lattice)
+    scale, kept = xp.asarray(np.sqrt(weights).astype(np.float32).reshape(1, -1, 1, 1)), xp.asarray(weights > 0)
+    parts = (xp.where(kept[None, :, None, None], a * scale, xp.zeros_like(a)) for a in (images, som.weights))
+    return next(parts), Som(next(parts), som.lattice)
 
 
 def as_batch(images: Array) -> Array:

@@ -11,9 +11,10 @@ from skysom.engine.search import sample
 from skysom.engine.transforms import transform_stack
 
 
-def geometry_or_none(*values):
+def geometry_or_none(image_side, neuron_side, region_side, region, rotations, flip, inner_side):
     try:
-        geometry = Geometry(*values)
+        inner = inner_side if region == "annular" else 0
+        geometry = Geometry(image_side, neuron_side, region_side, region, rotations, flip, inner)
         _ = geometry.region_mask
     except GeometryError:
         return None
@@ -25,9 +26,10 @@ geometries = st.builds(
     st.integers(2, 9),
     st.integers(1, 12),
     st.integers(1, 12),
-    st.sampled_from(["quadratic", "circular"]),
+    st.sampled_from(["quadratic", "circular", "annular"]),
     st.sampled_from([1, 4, 8, 12]),
     st.booleans(),
+    st.integers(1, 8),
 ).filter(lambda g: g is not None)
 
 

@@ -95,3 +95,51 @@ def test_errors_name_the_values(arguments, named):
 def test_disc_without_pixels():
     with pytest.raises(GeometryError, match="side 1"):
         _ = Geometry(4, 6, 1, "circular").region_mask
+
+
+@pytest.mark.parametrize("neuron_side", [15, 16])
+@pytest.mark.parametrize("inner_side", range(1, 13))
+@pytest.mark.parametrize("side", [5, 8, 13])
+def test_a_ring_is_a_disc_without_a_smaller_one(side, inner_side, neuron_side):
+    disc = Geometry(9, neuron_side, side, "circular", 4).region_mask
+    if inner_side >= side:
+        with pytest.raises(GeometryError, match=rf"{inner_side} pixels.*annular.*{side}"):
+            Geometry(9, neuron_side, side, "annular", 4, inner_side=inner_side)
+        return
+    hole = np.zeros_like(disc)
+    if inner_side > 1:  # a disc of one pixel has none
+        hole = Geometry(9, neuron_side, inner_side, "circular", 4).region_mask
+    geometry = Geometry(9, neuron_side, side, "annular", 4, inner_side=inner_side)
+    if (hole | ~disc).all():  # an odd disc is as large as the even one before it
+        with pytest.raises(GeometryError, match="no pixel"):
+            _ = geometry.region_mask
+        return
+    assert np.array_equal(geometry.region_mask, disc & ~hole)
+
+
+def test_default_sides_of_a_ring():
+    geometry = Geometry.derive(32, 8, region="annular", inner_side=10)
+    assert (geometry.neuron_side, geometry.region_side, geometry.inner_side) == (46, 32, 10)
+    mask = geometry.region_mask
+    assert mask.sum() == 812 - Geometry(32, 46, 10, "circular", 4).region_mask.sum()
+    assert not mask[18:28, 23].any()
+    assert mask[10, 23]
+
+
+@pytest.mark.parametrize(
+    ("region", "inner_side"),
+    [
+        ("annular", 0),
+        ("annular", -2),
+        ("annular", 32),
+        ("annular", 40),
+        ("circular", 4),
+        ("circular", -4),
+        ("circular", 40),
+        ("quadratic", 3),
+        ("quadratic", 100),
+    ],
+)
+def test_only_a_ring_has_an_inner_side_and_it_lies_within(region, inner_side):
+    with pytest.raises(GeometryError, match=rf"inner side is {inner_side} pixels.*{region}"):
+        Geometry.derive(32, 8, region=region, inner_side=inner_side)

@@ -46,9 +46,12 @@ def searches(draw, rotations=(1, 4, 8, 12), kinds=KINDS, largest=16):
     image_side = draw(st.integers(2, largest))
     neuron_side = draw(st.one_of(st.none(), st.integers(1, 2 * largest)))
     region_side = draw(st.one_of(st.none(), st.integers(2, 2 * largest)))
-    region, flip = draw(st.sampled_from(["quadratic", "circular"])), draw(st.booleans())
+    region, flip = draw(st.sampled_from(["quadratic", "circular", "annular"])), draw(st.booleans())
+    inner = draw(st.integers(1, largest)) if region == "annular" else 0
+    turns = draw(st.sampled_from(rotations))
     try:
-        geometry = Geometry.derive(image_side, draw(st.sampled_from(rotations)), flip, region, neuron_side, region_side)
+        geometry = Geometry.derive(image_side, turns, flip, region, neuron_side, region_side, inner)
+        _ = geometry.region_mask
     except GeometryError:
         assume(False)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -60,7 +63,8 @@ def searches(draw, rotations=(1, 4, 8, 12), kinds=KINDS, largest=16):
 
 def match(geometry, images, weights, method="exact", lattice=None):
     som = Som(weights, lattice or Cartesian(weights.shape[0]))
-    return best_match(images, som, geometry.rotations, geometry.flip, geometry.region, geometry.region_side, method)
+    sides = {"region_side": geometry.region_side, "inner_side": geometry.inner_side}
+    return best_match(images, som, geometry.rotations, geometry.flip, geometry.region, method=method, **sides)
 
 
 def assert_equal_to_reference(geometry, images, weights):

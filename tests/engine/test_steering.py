@@ -1,0 +1,100 @@
+import array_api_strict
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skysom.engine import Geometry, polar_kernels
+from skysom.engine.rings import rings
+from skysom.engine.steering import base_angles, steer, turned
+
+geometries = st.builds(
+    Geometry.derive, st.integers(4, 12), st.sampled_from([4, 8, 12, 60]), st.booleans(), st.just("circular")
+)
+bands = st.sampled_from([4, 8, 32])
+
+
+def coefficients(flips, band, columns, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((flips, band, 2, columns)).astype(np.float32)
+
+
+def read_only(*arrays):
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays
+
+
+def plain(found, table):
+    """Sum over m of Re(c_m exp(i m alpha)) at every transform, (T, columns) float64."""
+    rotations = table.geometry.rotations
+    wave = np.exp(1j * np.outer(2 * np.pi * np.arange(rotations) / rotations, table.orders))
+    values = [(wave @ (part[:, 0] + 1j * part[:, 1].astype(float))).real for part in found]
+    return np.concatenate(values)
+
+
+@given(geometries, bands, st.integers(0, 40), st.integers(0, 2**31))
+def test_values_at_every_transform(geometry, band, columns, seed):
+    table = rings(geometry, band)
+    found = coefficients(2 if geometry.flip else 1, band, columns, seed)
+    values = turned(steer(found, table))
+    assert values.shape == (geometry.transforms, columns)
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values, plain(found, table), atol=2e-5)
+
+
+def test_base_angles_are_the_first_quarter():
+    angles = base_angles(Geometry.derive(9, 12))
+    np.testing.assert_allclose(np.degrees(angles), [0, 30, 60])
+
+
+def test_any_array_namespace():
+    xp, table = array_api_strict, rings(Geometry.derive(9, 8), 8)
+    found = coefficients(2, 8, 5)
+    strict = turned(steer(xp.asarray(found), table, xp=xp), xp=xp)
+    np.testing.assert_allclose(np.asarray(strict), turned(steer(found, table)), atol=1e-5)
+
+
+@given(geometries, st.integers(1, 5), st.sampled_from([1, 3, 32]), st.booleans(), st.integers(0, 2**31))
+def test_the_compiled_minimum_is_the_least_of_all_transforms(geometry, neurons, batch, whole, seed):
+    first = 0 if whole or geometry.base_rotations == 1 else 1
+    table, flips, bases = rings(geometry, 8), 2 if geometry.flip else 1, geometry.base_rotations
+    steered = steer(coefficients(flips, 8, neurons * batch, seed), table)
+    energies = np.random.default_rng(seed).random((8, bases, batch)).astype(np.float32) * 9
+    best, transform = np.empty((neurons, batch), np.float32), np.empty((neurons, batch), np.int32)
+    polar_kernels.best_turned(*read_only(steered, energies), first, geometry.rotations, best, transform)
+    norms = energies[: 4 * flips].reshape(-1, 1, batch)
+    values = norms - 2 * turned(steered).reshape(geometry.transforms, neurons, batch)
+    used = np.arange(geometry.transforms) % bases >= first
+    values = np.where(used[:, None, None], values, np.inf)
+    np.testing.assert_allclose(best, values.min(axis=0), atol=2e-5)
+    chosen = np.take_along_axis(values, transform[None].astype(int), axis=0)[0]
+    np.testing.assert_allclose(chosen, best, atol=2e-5)
+
+
+@given(geometries, st.integers(1, 40), st.integers(0, 2**31))
+def test_the_compiled_values_are_those_of_all_transforms(geometry, columns, seed):
+    table, flips = rings(geometry, 8), 2 if geometry.flip else 1
+    rng = np.random.default_rng(seed)
+    steered = steer(coefficients(flips, 8, columns, seed), table)
+    energies = rng.random((8, geometry.base_rotations, 6)).astype(np.float32) * 9
+    images = rng.integers(0, 6, columns)
+    out = np.full((columns, geometry.transforms), np.nan, np.float32)
+    polar_kernels.all_turned(*read_only(steered, energies, images), out)
+    norms = energies[: 4 * flips].reshape(geometry.transforms, 6)[:, images]
+    np.testing.assert_allclose(out.T, norms - 2 * turned(steered), atol=2e-5)
+
+
+@pytest.mark.parametrize("flips", [1, 2])
+@pytest.mark.parametrize("columns", [1, 7, 64])
+def test_correlations_are_products_with_conjugates(flips, columns):
+    rng = np.random.default_rng(0)
+    neuron, image = (rng.standard_normal((2, 8, columns)).astype(np.float32) for _ in range(2))
+    # [part of the image, part of the neuron]
+    products = np.einsum("imc,jmc->mijc", image, neuron)
+    out = np.full((flips, 8, 2, columns), np.nan, np.float32)
+    polar_kernels.correlate(*read_only(products), out)
+    w, x = (part[0] + 1j * part[1] for part in (neuron, image))
+    for found, wanted in zip(out, (w * x.conj(), (w * x).conj()), strict=False):
+        np.testing.assert_allclose(found[:, 0], wanted.real, atol=2e-6)
+        np.testing.assert_allclose(found[:, 1], wanted.imag, atol=2e-6)
