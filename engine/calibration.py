@@ -1,12 +1,14 @@
 """How wide the margin of the certified search must be on a map: measured by exact search of a sample."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from skysom.engine.certified import CONFIDENCE, Calibration, CertifiedSearch
 from skysom.engine.errors import EngineError
 from skysom.engine.match import Match
 from skysom.engine.polar import Part, padded
-from skysom.engine.search import BLOCK_IMAGES, as_batch, geometry_of
+from skysom.engine.search import BLOCK_IMAGES, as_batch, geometry_of, weighted
 from skysom.engine.som import Som
 
 SAFETY = 4.0
@@ -25,13 +27,15 @@ def calibrate(
     *,
     safety: float = SAFETY,
     inner_side: int = 0,
+    channel_weights: Sequence[float] | None = None,
 ) -> Calibration:
     """Find the margin of ``method="certified"`` for a map by exact search of ``sample``.
 
     Parameters
     ----------
     som : the map, NumPy. sample : (B, C, H, W) or (B, H, W) float32, drawn at random from the survey; images with NaN
-        do not count. rotations, flip, region, region_side, inner_side : as for `best_match`.
+        do not count. rotations, flip, region, region_side, inner_side, channel_weights : as for
+        `best_match`.
     safety : the margin is so many times the largest share that an image of the sample needed.
 
     Raises
@@ -48,6 +52,8 @@ def calibrate(
         raise EngineError(f"safety is {safety}; the margin must not be smaller than what the sample needed (1 or more)")
     images = as_batch(np.asarray(sample, np.float32))
     geometry = geometry_of(images, som, rotations, flip, region, region_side, inner_side)
+    if channel_weights is not None:
+        images, som = weighted(images, som, channel_weights, xp=np)
     search = CertifiedSearch(som.weights, geometry)
     needed, agree = [], []
     for first in range(0, len(images), BLOCK_IMAGES):

@@ -92,7 +92,7 @@ def best_match(
     if method is None:
         method = "exact" if calibration is None else "certified"
     if channel_weights is not None:
-        images, som = _weighted(images, som, channel_weights, xp=xp)
+        images, som = weighted(images, som, channel_weights, xp=xp)
     if method == "reference":
         return _reference(images, som, geometry, xp=xp)
     search = searcher(som.weights, geometry, method, calibration, exact_neurons, xp=xp)
@@ -130,7 +130,7 @@ def searcher(
     return CertifiedSearch(weights, geometry, margin, exact_neurons)
 
 
-def _weighted(images: Array, som: Som, channel_weights: Sequence[float], *, xp: Any) -> tuple[Array, Som]:
+def weighted(images: Array, som: Som, channel_weights: Sequence[float], *, xp: Any) -> tuple[Array, Som]:
     """Images and map with each channel scaled so that squared differences are weighted."""
     weights = np.asarray(channel_weights, np.float64)
     if weights.shape != (som.channels,) or not (np.isfinite(weights).all() and (weights >= 0).all()):

@@ -170,3 +170,14 @@ def test_first_sources_with_a_calibrated_margin(first_cutouts, region):
     assert found.exact[rows, found.bmu].all()
     assert np.array_equal(found.transform[rows, found.bmu], exact.transform[rows, exact.bmu])
     assert not np.all([np.array_equal(getattr(found, n), getattr(exact, n)) for n in Match.__dataclass_fields__])
+
+
+def test_channel_weights_scale_what_is_calibrated():
+    rng = np.random.default_rng(0)
+    geometry = Geometry.derive(20, 16)
+    weights = rng.random((6, 2, geometry.neuron_side, geometry.neuron_side), np.float32)
+    images = rng.random((8, 2, 20, 20), np.float32)
+    scale = np.sqrt(np.array([2.0, 0.25], np.float32)).reshape(1, 2, 1, 1)
+    lattice = Cartesian(6)
+    wanted = calibrate(Som(weights * scale, lattice), images * scale, 16)
+    assert calibrate(Som(weights, lattice), images, 16, channel_weights=[2.0, 0.25]) == wanted

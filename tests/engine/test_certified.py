@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from skysom.engine import Cartesian, Geometry, Som, best_match
 from skysom.engine import certified as certified_module
+from skysom.engine.calibration import calibrate
 from skysom.engine.certified import DEFAULT_MARGIN, Calibration, CertifiedSearch
 from skysom.engine.errors import EngineError, GeometryError, ShapeError
 from skysom.engine.match import Match
@@ -171,7 +172,7 @@ def test_direct_sums_are_those_of_the_reference(case):
 def test_the_default_margin_finds_the_sources_of_a_survey(survey):
     geometry, images, weights = survey
     som = Som(weights, Cartesian(20))
-    found = best_match(images, som, 48, True, "circular")  # certified is the default for NumPy arrays
+    found = best_match(images, som, 48, True, "circular", method="certified")
     wanted = best_match(images, som, 48, True, "circular", method="exact")
     assert_best_matches_are(found, wanted, *survey)
     assert wanted.exact.all()
@@ -446,7 +447,7 @@ def test_no_images_and_one(rotations):
     image = rng.random((1, 2, 12, 12), np.float32)
     assert search(image).distance.shape == (1, 17)
     som = Som(weights, Cartesian(17))
-    none = best_match(image[:0], som, rotations)
+    none = best_match(image[:0], som, rotations, method="certified")
     assert none.distance.shape == none.exact.shape == (0, 17)
 
 
@@ -457,7 +458,7 @@ def test_blocks_of_more_than_32_images_are_made_of_less(survey, count):
     search = CertifiedSearch(weights, geometry)
     with pytest.raises(ShapeError, match=rf"{count}.*32"):
         search(images)
-    found = best_match(images, Som(weights, Cartesian(20)), 48, True, "circular")
+    found = best_match(images, Som(weights, Cartesian(20)), 48, True, "circular", method="certified")
     parts = [search(images[first : first + 32]) for first in range(0, count, 32)]
     np.testing.assert_array_equal(found.bmu_distance, np.concatenate([part.bmu_distance for part in parts]))
 
@@ -500,3 +501,12 @@ def test_other_namespaces_are_refused_and_searched_exactly_by_default(survey, me
     found = best_match(*strict, 8, True, "circular")
     wanted = best_match(images[:2], Som(weights[:3], Cartesian(3)), 8, True, "circular", method="exact")
     np.testing.assert_allclose(np.asarray(found.distance), wanted.distance, rtol=5e-6)
+
+
+def test_a_calibration_makes_certified_the_default(survey):
+    _, images, weights = survey
+    som, options = Som(weights, Cartesian(20)), (48, True, "circular")
+    assert best_match(images[:3], som, *options).exact.all()
+    found = best_match(images[:3], som, *options, calibration=calibrate(som, images, *options))
+    assert not found.exact.all()
+    assert found.exact[np.arange(3), found.bmu].all()
