@@ -29,7 +29,7 @@ def cutouts(name: str) -> np.ndarray:
         return _fits("radio_vlass_ql/cutouts")
     if name == "first+nvss":
         return _pairs()
-    return simulated(400, 0.02 if name == "low noise" else 0.2)
+    return simulated(200, 0.02 if name == "low noise" else 0.2)
 
 
 def prepared(images: np.ndarray, steps: Sequence = PREPARED) -> np.ndarray:
