@@ -149,35 +149,42 @@ def add_batch(
     """
     from skysom.engine import kernels
 
-    side = geometry.neuron_side
+    side, channels = geometry.neuron_side, images.shape[1]
+    frames = np.empty((2, channels, side * side), np.float32)
+    squares = frames.reshape(2, channels, side, side)
+    turning: dict[int, tuple] = {}
     for image, own, factors in zip(images, transform, move, strict=True):
         moved = np.flatnonzero(np.abs(factors) >= SMALLEST_FACTOR)
         k, element = base_and_element(own[moved], geometry)
-        flat = np.ascontiguousarray(image, np.float32).reshape(len(image), -1)
-        for base in np.unique(k):
-            frame = np.zeros((len(image), side * side), np.float32)
-            filled = _row_limits(geometry, int(base), False)
-            kernels.rotate_rows(flat, *frame_taps(geometry, int(base)), *filled, geometry.image_side, frame)
-            frames = frame, np.ascontiguousarray(frame.reshape(-1, side, side).transpose(0, 2, 1)).reshape(frame.shape)
+        flat = np.ascontiguousarray(image, np.float32).reshape(channels, -1)
+        for base in np.unique(k).tolist():
+            if base not in turning:
+                turning[base] = frame_taps(geometry, base), _row_limits(geometry, base)
+            taps, (first, stop) = turning[base]
             here = k == base
-            for n, h in zip(moved[here], element[here], strict=True):
-                sideways, rows, columns = _D4[h]
-                limits = _row_limits(geometry, int(base), sideways)
-                kernels.add_turned(frames[sideways], *limits, rows, columns, factors[n] * scale, sums[n], side)
+            frames[0] = 0
+            kernels.rotate_rows(flat, *taps, first[0], stop[0], geometry.image_side, frames[0])
+            sideways, reversals = _D4[element[here], 0], _D4[element[here], 1:]
+            if sideways.any():
+                squares[1] = squares[0].transpose(0, 2, 1)
+            neurons = moved[here]
+            kernels.add_frame(frames, first, stop, sideways, reversals, factors[neurons] * scale, neurons, sums, side)
 
 
 # Grid symmetry h = 4 f + q as: transpose first, then reverse rows, then columns.
-_QUARTERS = ((False, False, False), (True, False, True), (False, True, True), (True, True, False))
-_D4 = (*_QUARTERS, *((sideways, not rows, columns) for sideways, rows, columns in _QUARTERS))
+_QUARTERS = ((0, 0, 0), (1, 0, 1), (0, 1, 1), (1, 1, 0))
+_D4 = np.array([*_QUARTERS, *((sideways, 1 - rows, columns) for sideways, rows, columns in _QUARTERS)])
 
 
-@lru_cache(maxsize=2 * FRAMES_KEPT)
-def _row_limits(geometry: Geometry, k: int, sideways: bool) -> tuple[np.ndarray, np.ndarray]:
-    """First and last-but-one column (D,) int64 that each row of base rotation ``k`` (transposed) can fill."""
-    filled = (frame_taps(geometry, k)[0] >= 0).reshape(geometry.neuron_side, -1)
-    filled = filled.T if sideways else filled
-    some, side = filled.any(axis=1), geometry.neuron_side
-    return np.where(some, filled.argmax(axis=1), 0), np.where(some, side - filled[:, ::-1].argmax(axis=1), 0)
+@lru_cache(maxsize=FRAMES_KEPT)
+def _row_limits(geometry: Geometry, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last-but-one column (2, D) int64 that each row of base rotation ``k`` and of its transpose can fill."""
+    side = geometry.neuron_side
+    whole = (frame_taps(geometry, k)[0] >= 0).reshape(side, side)
+    filled = np.stack([whole, whole.T])
+    some = filled.any(axis=2)
+    first, stop = filled.argmax(axis=2), side - filled[:, :, ::-1].argmax(axis=2)
+    return np.where(some, first, 0), np.where(some, stop, 0)
 
 
 def moved_weights(weights: np.ndarray, keep: np.ndarray, sums: np.ndarray, scale: float) -> np.ndarray:

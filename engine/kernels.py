@@ -303,6 +303,19 @@ def add_turned(frame, first, stop, rows_reversed, columns_reversed, factor, sums
 
 
 @njit(**_OPTIONS)
+def add_frame(frames, first, stop, sideways, reversals, factors, neurons, sums, side):
+    """`add_turned` of one base rotation for every neuron that it moves.
+
+    frames (2, C, D*D): the rotated image and its transpose; first, stop (2, D) their rows; sideways (n,) which of the
+    two; reversals (n, 2) rows and columns; factors (n,) float64; neurons (n,) rows of sums (N, C, D*D) int64.
+    """
+    for i in range(neurons.size):
+        way = sideways[i]
+        rows, columns = reversals[i, 0] == 1, reversals[i, 1] == 1
+        add_turned(frames[way], first[way], stop[way], rows, columns, factors[i], sums[neurons[i]], side)
+
+
+@njit(**_OPTIONS)
 def rotate_rows(image, index, low, right, first, stop, side, out):
     """`rotate_frame` of the pixels first[y] <= x < stop[y] of each row; the rest of ``out`` (C, D*D) is left alone."""
     # Unsigned indices: numba's handling of negative ones is what keeps `rotate_frame` three times slower.
