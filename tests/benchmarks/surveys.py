@@ -60,15 +60,23 @@ def distinct_map(images: np.ndarray, neurons: int, seed: int = 0) -> np.ndarray:
 
 
 def trained_map(images: np.ndarray, side: int, epochs: int = 2, seed: int = 0) -> np.ndarray:
-    """Weights (side^2, C, D, D) of a map trained on ``images`` in batches, from neurons that are images."""
+    """Weights (side^2, C, D, D) of a map trained on ``images`` in batches, from neurons that are images.
+
+    Maps of more than 400 neurons see the images less often and at fewer angles: they take minutes as it is.
+    """
     from skysom.engine import Cartesian, Neighbourhood, Som, train_batched
 
-    rng = np.random.default_rng(seed)
+    rng, large = np.random.default_rng(seed), side > 20
+    epochs, rotations, reach = (1, 36, 2) if large else (epochs, 92, 3)
     som = Som(distinct_map(images, side * side, seed), Cartesian(side, side))
     for sigma, rate in ((side / 6, 0.3), (side / 12, 0.2), (0.7, 0.1)):
-        neighbourhood = Neighbourhood("unity_gaussian", max(sigma, 0.7), rate, max_update_distance=3 * max(sigma, 0.7))
+        neighbourhood = Neighbourhood(
+            "unity_gaussian", max(sigma, 0.7), rate, max_update_distance=reach * max(sigma, 0.7)
+        )
         order = np.concatenate([rng.permutation(len(images)) for _ in range(epochs)])
-        som = train_batched(images, som, neighbourhood, batch_size=64, rotations=92, region="circular", order=order).som
+        som = train_batched(
+            images, som, neighbourhood, batch_size=64, rotations=rotations, region="circular", order=order
+        ).som
     return np.asarray(som.weights)
 
 
