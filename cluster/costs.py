@@ -12,7 +12,7 @@ import numpy as np
 
 from skysom.cluster.pipeline import SHARDS_IN_FLIGHT
 from skysom.engine.geometry import Geometry
-from skysom.engine.memory import batch_memory, projected_memory, training_memory
+from skysom.engine.memory import batch_memory, certified_memory, orbit_count, projected_memory, training_memory
 
 PIXEL_BYTES = {"float32": 4, "float16": 2, "none": 0}
 IMAGE_SCALE_BYTES = {"float32": 0, "float16": 4, "none": 0}
@@ -25,6 +25,8 @@ PAIR_BYTES = {"distance": 4, "rotation": 2, "flip": 1}
 """Kept for every image and neuron."""
 BEST_BYTES = {"bmu": 4, "bmu_distance": 4, "bmu_rotation": 2, "bmu_flip": 1}
 """Kept for every image."""
+EXACT_BYTES = 1
+"""Says whether a distance is exact, where the search is certified."""
 INDEX_BYTES = 4
 """Says which neuron it is, where only the best are kept."""
 GPU_OPERATIONS_PER_S = 60e12
@@ -44,7 +46,7 @@ class Workload:
 
     images; channels C; cutout_side and geometry.image_side in pixels before and after preprocessing;
     neurons N; geometry of the mapping; shard_images rows of a shard; store "float32", "float16" or
-    "none"; keep, neurons kept an image (None: all).
+    "none"; keep, neurons kept an image (None: all); method of the mapping, "exact", "certified" or "polar".
     """
 
     images: int
@@ -55,6 +57,7 @@ class Workload:
     shard_images: int = 256
     store: str = "float32"
     keep: int | None = None
+    method: str = "exact"
 
     @property
     def shards(self) -> int:
@@ -120,7 +123,7 @@ def map_traffic(work: Workload) -> Traffic:
 
 def mapping_bytes(work: Workload) -> int:
     """Of the stored mapping: all neurons, or the best ``work.keep`` with their numbers."""
-    pair = sum(PAIR_BYTES.values())
+    pair = sum(PAIR_BYTES.values()) + EXACT_BYTES * (work.method == "certified")
     row = work.neurons * pair if work.keep is None else work.keep * (pair + INDEX_BYTES)
     return work.images * (row + sum(BEST_BYTES.values()))
 
@@ -128,7 +131,7 @@ def mapping_bytes(work: Workload) -> int:
 def store_files(work: Workload) -> int:
     """Files (or objects) of the finished store: one a shard of every array, metadata apart."""
     images = 0 if work.store == "none" else 2 * (2 if work.store == "float16" else 1)
-    pairs = len(PAIR_BYTES) + (work.keep is not None)
+    pairs = len(PAIR_BYTES) + (work.keep is not None) + (work.method == "certified")
     columns = 5 + 3 + len(BEST_BYTES)  # source_id too; channel_sum, prepared_status, ok
     return work.shards * (images + pairs + columns)
 
@@ -142,9 +145,22 @@ def _stored(work: Workload, side: int) -> int:
 
 def map_memory(work: Workload) -> int:
     """Peak bytes of the arrays of one mapping worker: the search, and the shards in its pipeline."""
-    found = (sum(PAIR_BYTES.values()) + INDEX_BYTES) * (work.keep or work.neurons)
-    search = projected_memory(work.geometry, neurons=work.neurons, channels=work.channels)
+    found = (sum(PAIR_BYTES.values()) + EXACT_BYTES + INDEX_BYTES) * (work.keep or work.neurons)
+    search = search_memory(work.geometry, neurons=work.neurons, channels=work.channels, method=work.method)
     return search + work.shard_images * in_flight(work.prepared_bytes, found)
+
+
+def search_memory(geometry: Geometry, *, neurons: int, channels: int, method: str, workers: int = 1) -> int:
+    """Peak bytes of the arrays of a mapping's search, of all workers; the polar search needs less than certified.
+
+    What a certified mapping checks is searched exactly beside it, with the same map and spectra.
+    """
+    sizes = {"neurons": neurons, "channels": channels, "workers": workers}
+    exact = projected_memory(geometry, **sizes)
+    if method == "exact":
+        return exact
+    shared = neurons * channels * (4 * geometry.neuron_side**2 + 32 * orbit_count(geometry))
+    return certified_memory(geometry, **sizes) + exact - workers * shared
 
 
 def pass_memory(work: Workload) -> int:

@@ -1,6 +1,6 @@
 """Batched training: the images of a batch are matched against one map, which then moves once.
 
-Composing the updates of a batch in its order leaves, for each neuron n (search.md, section 5),
+Composing the updates of a batch in its order leaves, for each neuron n (ARCHITECTURE.md, Batched training),
 
     w_n <- a_n w_n + sum_i c_in T_in x_i
 

@@ -1,6 +1,6 @@
 """How wide the margin of the certified search must be on a map: measured by exact search of a sample."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -46,30 +46,32 @@ def calibrate(
     -----
     An image needs (S - min S) / e, with S the score of its exact best match and e = |T x| |w|. Of n images drawn
     at random, none exceeded the largest; with 95 % confidence at most 1 - 0.05^(1/n) of all images do (0.3 % for
-    1,000), and fewer exceed the margin.
+    1,000). The margin is wider, so no more exceed it; how many fewer a sample cannot tell, for needs have a long tail.
     """
-    if safety < 1:
-        raise EngineError(f"safety is {safety}; the margin must not be smaller than what the sample needed (1 or more)")
     images = as_batch(np.asarray(sample, np.float32))
     geometry = geometry_of(images, som, rotations, flip, region, region_side, inner_side)
     if channel_weights is not None:
         images, som = weighted(images, som, channel_weights, xp=np)
-    search = CertifiedSearch(som.weights, geometry)
-    needed, agree = [], []
-    for first in range(0, len(images), BLOCK_IMAGES):
-        block = images[first : first + BLOCK_IMAGES]
-        found = needed_margin(search, block, search.exact(block))
-        needed.append(found[0])
-        agree.append(found[1])
-    shares = np.concatenate(needed) if needed else np.zeros(0)
+    starts = range(0, len(images), BLOCK_IMAGES)
+    blocks = (images[first : first + BLOCK_IMAGES] for first in starts)
+    return calibration_of(CertifiedSearch(som.weights, geometry), blocks, safety=safety)
+
+
+def calibration_of(search: CertifiedSearch, blocks: Iterable[np.ndarray], *, safety: float = SAFETY) -> Calibration:
+    """As `calibrate`, of images that come in blocks (B, C, H, H), B <= 32, against the map of ``search``.
+
+    Raises EngineError where none of the images is finite, or safety is below 1.
+    """
+    if safety < 1:
+        raise EngineError(f"safety is {safety}; the margin must not be smaller than what the sample needed (1 or more)")
+    found = [needed_margin(search, images, search.exact(images)) for images in blocks]
+    shares, agree = (np.concatenate([np.zeros(0), *(pair[i] for pair in found)]) for i in (0, 1))
     good = np.isfinite(shares)
-    count, largest = int(good.sum()), float(shares[good].max(initial=0))
+    count = int(np.count_nonzero(good))
     if count == 0:
         raise EngineError("the calibration sample holds no finite image; give it some images of the survey")
-    limit = 1 - (1 - CONFIDENCE) ** (1 / count)
-    return Calibration(
-        max(safety * largest, LEAST_MARGIN), largest, count, limit, float(np.concatenate(agree)[good].mean())
-    )
+    largest, limit = float(shares[good].max()), 1 - (1 - CONFIDENCE) ** (1 / count)
+    return Calibration(max(safety * largest, LEAST_MARGIN), largest, count, limit, float(agree[good].mean()))
 
 
 def needed_margin(search: CertifiedSearch, images: np.ndarray, match: Match) -> tuple[np.ndarray, np.ndarray]:
@@ -94,5 +96,5 @@ def needed_margin(search: CertifiedSearch, images: np.ndarray, match: Match) -> 
     with np.errstate(invalid="ignore", divide="ignore"):
         share = (score - scored.lowest) / search.scale(scored.level)
     # A blank image has nothing to rank: every transform has the score of the best.
-    share[(search.scale(scored.level) == 0) & (unit >= 0)] = 0
+    share[((scored.level == 0) | (search.brightness == 0)) & (unit >= 0)] = 0
     return np.maximum(share[:count], 0), (scored.squared.argmin(axis=0) == unit)[:count]

@@ -1,4 +1,4 @@
-"""The certified search: ranked on rings, decided by direct sums (search.md, section 4).
+"""The certified search: ranked on rings, decided by direct sums (search.md, Certified).
 
 For every neuron and transform the rings give a score that stands for d^2:
 
@@ -38,7 +38,9 @@ PAIRS_AT_ONCE = 512
 FAINTEST = 1e-32
 """Mean |T x|^2 below which squares lose digits in float32, or nothing is in the region: the exact search decides."""
 ROUNDING = 2e-6
-"""Rounding of a score as a share of |T x| |w|: it matters where neurons are much brighter than the image."""
+"""Rounding of a correlation as a share of |T x| |w|: it matters where neurons are much brighter than the image."""
+DARK = 1e-6
+"""Neurons of less than this share of the brightest one's |w|^2 say nothing about the others' sharpness."""
 CONFIDENCE = 0.95
 """Confidence of the limit on misses."""
 
@@ -49,8 +51,8 @@ class Calibration:
 
     margin : share of |T x| |w| (module docstring) within which candidates are kept. needed : the largest share the
     sample needed. images : sample size. miss_limit : at most this share of images needs more than ``needed`` (95 %
-    confidence, order statistics: 1 - 0.05^(1/n)); ``margin`` is larger than ``needed``. agreement : share of
-    the sample whose best score already was the best match.
+    confidence, order statistics: 1 - 0.05^(1/n)); ``margin`` is at least ``needed``. agreement : share of the
+    sample whose best-scored neuron was the best-matching unit.
     """
 
     margin: float
@@ -135,19 +137,18 @@ class CertifiedSearch:
         if not (0 < margin < np.inf) or exact_neurons < 1:
             raise EngineError(f"margin is {margin} and exact_neurons {exact_neurons}; use positive numbers")
         self.geometry, self.margin = geometry, margin
+        if geometry.base_rotations > 1:
+            self.energies = energies(geometry)  # first: their making takes several times what they keep
         self.exact = Search(weights, geometry)
         self.exact_neurons = min(exact_neurons, len(weights))
         if geometry.base_rotations == 1:
             return  # nothing is interpolated: the exact search has as little to do
         self.scores = Scores(self.exact.weights, geometry, band)
         table = self.exact.table
-        places = self.exact.weights.reshape(*weights.shape[:2], -1)[:, :, table.pixels.astype(np.int64)]
-        self.places = np.ascontiguousarray(places.transpose(0, 1, 3, 2))
+        flat = self.exact.weights.reshape(*weights.shape[:2], -1)
+        self.places = np.take(flat, np.ascontiguousarray(table.pixels.T), axis=2)  # (N, C, 8, O), contiguous
         self.share = np.ascontiguousarray((table.inside * table.weight[:, None]).T.astype(np.float32))
-        self.energies = energies(geometry)
-        norms = self.scores.norms
-        # The median: one bright neuron must not widen the margin of all.
-        self.brightness = float(np.median(norms[np.isfinite(norms)])) if np.isfinite(norms).any() else 0.0
+        self.brightness = _brightness(self.scores.norms)
 
     def __call__(self, images: np.ndarray) -> Match:
         return self.examine(images)[0]
@@ -165,15 +166,13 @@ class CertifiedSearch:
         every = self._candidates(scored, limits)
         found = np.bincount(every.row, minlength=len(images))
         # Without a candidate a score is not finite: a neuron with NaN, squares beyond float32.
-        lost = (found == 0) | (scored.level < FAINTEST) & images.any(axis=(1, 2, 3))
+        lost = (found == 0) | (scored.level < FAINTEST)
         fallback = (found > MOST_CANDIDATES) | wanted & lost
         candidates = Candidates(*(part[~fallback[every.row]] for part in every))
         sums = self.direct(images, *candidates[:3])
         match, effort = self._decide(scored, limits, candidates, sums, finite)
         match = self._fall_back(images, match, np.flatnonzero(fallback))
-        first = slice(0, count)
-        parts = (getattr(match, name)[first] for name in Match.__dataclass_fields__)
-        return Match(*parts), Effort(effort[0][first], effort[1][first], effort[2][first], fallback[first])
+        return _first(match, count), _first(replace(effort, fallback=fallback), count)
 
     def score(self, images: np.ndarray, want: Callable[[Part, np.ndarray, np.ndarray], np.ndarray]) -> Scored:
         """Scores of a block of ``images`` (B, C, H, H), and coefficients of the pairs that ``want`` asks for.
@@ -289,7 +288,8 @@ class CertifiedSearch:
         if self.exact_neurons > 1:
             chosen = scored.squared <= self._threshold(scored.squared)
             limits = np.where(chosen, scored.squared + reach, limits)
-        return np.where(wanted, limits, -np.inf)
+        # Where a neuron has no score (NaN) the exact search decides what that means.
+        return np.where(wanted & np.isfinite(scored.lowest), limits, -np.inf)
 
     def _candidates(self, scored: Scored, limits: np.ndarray) -> Candidates:
         """All (image, neuron, transform) with scores up to the limit of the neuron."""
@@ -314,8 +314,8 @@ class CertifiedSearch:
 
     def _decide(
         self, scored: Scored, limits: np.ndarray, candidates: Candidates, sums: np.ndarray, finite: np.ndarray
-    ) -> tuple[Match, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Match from the direct sums of the candidates, and candidates, neurons and depth of each image."""
+    ) -> tuple[Match, Effort]:
+        """Match from the direct sums of the candidates, and the effort of each image."""
         row, neuron, transform, score = candidates
         order = np.lexsort((transform, sums, neuron, row))
         first = np.ones(len(order), bool)
@@ -325,7 +325,7 @@ class CertifiedSearch:
         squared[row[best], neuron[best]], chosen[row[best], neuron[best]] = sums[best], transform[best]
         exact, batch = np.zeros(squared.shape, bool), len(squared)
         reach = np.maximum(self._reach(scored.level), np.finfo(np.float64).tiny)
-        certain = limits >= scored.squared + reach  # every transform of the neuron that could be its best was summed
+        certain = limits >= scored.squared + reach  # every transform of the neuron within the margin was summed
         exact[row[best], neuron[best]] = certain[neuron[best], row[best]]
         # The lowest neuron of equal float32 distances, as the exact search has it.
         winner = best[np.lexsort((neuron[best], np.sqrt(sums[best]).astype(np.float32), row[best]))]
@@ -339,9 +339,8 @@ class CertifiedSearch:
         bmu[row[winner]], bmu_distance[row[winner]] = neuron[winner], np.sqrt(sums[winner]).astype(np.float32)
         distance = _raised(match.distance, exact, bmu, bmu_distance)
         neurons = np.bincount(row[best], minlength=batch)
-        return Match(distance, match.transform, bmu, bmu_distance, exact), (
-            np.bincount(row, minlength=batch), neurons, depth,
-        )  # fmt: skip
+        effort = Effort(np.bincount(row, minlength=batch), neurons, depth, np.zeros(batch, bool))
+        return Match(distance, match.transform, bmu, bmu_distance, exact), effort
 
     def _fall_back(self, images: np.ndarray, match: Match, rows: np.ndarray) -> Match:
         """``match`` with ``rows`` searched exactly, one by one: no result depends on the images beside it."""
@@ -352,8 +351,24 @@ class CertifiedSearch:
         return match
 
 
+def _first(result: Any, count: int) -> Any:
+    """The first ``count`` images of a Match or an Effort."""
+    return type(result)(*(getattr(result, name)[:count] for name in result.__dataclass_fields__))
+
+
 def _raised(distance: np.ndarray, exact: np.ndarray, bmu: np.ndarray, bmu_distance: np.ndarray) -> np.ndarray:
     """Approximate distances (B, N) raised above the best-matching unit's, so that it is the argmin of its row."""
     above = np.nextafter(bmu_distance, np.float32(np.inf))[:, None]
     rival = ~exact & (distance <= bmu_distance[:, None]) & (np.arange(distance.shape[1]) != bmu[:, None])
     return np.where(rival, above, distance)
+
+
+def _brightness(norms: np.ndarray) -> float:
+    """What stands for |w|^2 of a map: the median of ``norms`` (N,), without neurons that are dark or not finite.
+
+    A median, since one bright neuron must not widen the margin of all; neurons that nothing has reached yet (zeros of a
+    new map) have no sharp parts to err by, and would make it too narrow.
+    """
+    finite = norms[np.isfinite(norms)]
+    bright = finite[finite > DARK * finite.max(initial=0)]
+    return float(np.median(bright)) if len(bright) else 0.0

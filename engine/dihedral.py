@@ -1,4 +1,4 @@
-"""Inner products over orbits of the eight grid symmetries (search.md section 2, step 2).
+"""Inner products over orbits of the eight grid symmetries (ARCHITECTURE.md, The search).
 
 The quarter turns and the flip permute pixels, so only R/4 rotations are interpolated. The region is
 split into orbits of the dihedral group D4. For a base-rotated image r, a neuron w and an orbit of

@@ -47,18 +47,19 @@ def energies(geometry: Geometry) -> Energies:
     number = np.zeros((len(_KINDS), side * side), np.int64)
     number[pairs[:, 2], pairs[:, 0]] = np.arange(len(pairs))
     share = np.repeat(table.weight[: table.complete].astype(np.float64), 8)
-    weight = np.zeros((geometry.base_rotations - 1, len(orbit)))
+    weight = np.empty((geometry.base_rotations - 1, len(orbit)), np.float32)
     for k in range(1, geometry.base_rotations):
+        sums = np.zeros(len(orbit))
         index, low, right = (part[k, : table.complete].reshape(-1) for part in table.taps)
         keep = index >= 0
         for pixel, kind, value in _square_terms(index[keep], low[keep], right[keep], side):
             at = of_pair[number[_KINDS.index(kind), pixel]]
-            weight[k - 1] += np.bincount(at, value * share[keep], minlength=len(orbit))
-    # The four products of an orbit share what was counted for any of them.
-    weight /= 4
+            sums += np.bincount(at, value * share[keep], minlength=len(orbit))
+        # The four products of an orbit share what was counted for any of them.
+        weight[k - 1] = sums / 4
     used = np.flatnonzero(weight.any(axis=0))
     first, second = (np.ascontiguousarray(pairs[orbit[used], i].astype(np.int32)) for i in (0, 1))
-    return Energies(first, second, np.ascontiguousarray(weight[:, used], np.float32))
+    return Energies(first, second, np.take(weight, used, axis=1))
 
 
 _KINDS = ("self", "right", "below", "down", "up")

@@ -44,8 +44,8 @@ class Scaling:
 def standardisation(rows: Rows) -> Scaling:
     """The scaling to mean 0 and standard deviation 1, from two passes over ``rows`` (see `features.pieces`).
 
-    Rows that are not finite are left out; a constant feature keeps its scale. Sums are exact, so the result does not
-    depend on order or chunks. Raises EngineError where no row is finite, or rows can be read only once.
+    Rows that are not finite are left out; a constant feature keeps its scale. The result does not depend on order
+    or chunks. Raises EngineError where no row is finite, or rows can be read only once.
     """
     check_rereadable(rows)
     count, limbs, low, high = 0, None, np.inf, -np.inf
@@ -87,8 +87,10 @@ def sample_rows(rows: Rows, count: int, seed: int) -> np.ndarray:
 
     Row i draws the i-th number of the generator and those with the smallest are taken: the sample depends on ``seed``
     and the order of ``rows`` (see `features.pieces`), not on chunks. As weights (N, F) they start a map. Raises
-    EngineError where fewer rows are finite.
+    EngineError where fewer rows are finite, or for a count below 0.
     """
+    if count < 0:
+        raise EngineError(f"a sample of {count} rows is asked for; take 0 or more")
     rng = np.random.default_rng(seed)
     keys, kept, limit = np.zeros(0), None, np.inf
     for piece in pieces(rows):

@@ -16,7 +16,8 @@ class Match:
 
     distance (B, N) float32; transform (B, N) int64, t = flip * R + k; bmu (B,) int64, the neuron of
     the smallest distance (the lowest index of equal ones); bmu_distance (B,) float32; exact (B, N) bool,
-    whether the distance is that of the exact search, to rounding.
+    whether the distance is that of the exact search, to rounding: of the certified search, unless it lies beyond the
+    margin (`Calibration` states how often for the best-matching unit alone). False where the image is not finite.
     """
 
     distance: Array
@@ -35,7 +36,8 @@ def as_match(squared: Array, transform: Array, finite: Array, exact: Array | Non
     distance = xp.where(finite[:, None], distance, xp.full_like(distance, xp.nan))
     transform = xp.astype(xp.asarray(transform), xp.int64)
     transform = xp.where(finite[:, None], transform, xp.zeros_like(transform))
-    exact = xp.ones(distance.shape, dtype=xp.bool) if exact is None else exact
+    exact = xp.ones(distance.shape, dtype=xp.bool) if exact is None else xp.asarray(exact)
+    exact = exact & finite[:, None]
     return Match(distance, transform, xp.argmin(distance, axis=1), xp.min(distance, axis=1), exact)
 
 

@@ -1,4 +1,4 @@
-"""The polar search: correlations over the angle on rings, in place of rotated images (search.md, section 3).
+"""The polar search: correlations over the angle on rings, in place of rotated images (search.md, Polar).
 
 `Scores` is the part that `method="polar"` and `method="certified"` share: for a block of images, the least
 |r|^2 + |w|^2 - 2 <r, w> of every neuron over the interpolated rotations, with <r, w> from the rings. What stands
@@ -134,9 +134,9 @@ class PolarSearch:
         images, finite, count = padded(images)
         inner = image_innermost(images)
         spectra, energies = self.scores.spectra(inner), self.energies(inner)
-        parts = list(self.scores(spectra, energies))
-        squared = np.concatenate([part.best for part in parts]).T + self.norms
-        transform = np.concatenate([part.transform for part in parts]).T
+        found = [(part.best, part.transform) for part in self.scores(spectra, energies)]
+        best, transform = (np.concatenate(parts).T for parts in zip(*found, strict=True))
+        squared = best + self.norms
         exact = np.zeros(squared.shape, bool)
         squared = np.maximum(squared, 0)
         return as_match(squared[:count], transform[:count], finite[:count], exact[:count], xp=np)

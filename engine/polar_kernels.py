@@ -1,7 +1,7 @@
 """Compiled loops of the polar and the certified search on NumPy arrays.
 
 Images of a block are laid out (C, H*W, B), image innermost. Each loop has a plain counterpart that tests
-compare it with: rings and steering in `rings`, energies in `energies`, direct sums in `search`.
+compare it with: rings in `rings`, steering in `steering`, energies in `energies`, direct sums in `search`.
 """
 
 from typing import Any
@@ -90,7 +90,7 @@ def partial_norms(images, index, low, right, weight, inside, complete, product, 
 
 @njit(**_OPTIONS)
 def correlate(products, out):
-    """W conj(X) and conj(W X) from the four real products: `polar.correlations`.
+    """W conj(X) and conj(W X) from the four real products.
 
     products (M, 2, 2, columns), [part of X, part of W]; fills out (F, M, 2, columns).
     """

@@ -2,7 +2,7 @@
 
 The bilinear interpolation of an image is one continuous function f, and every turned image samples f at the
 turned pixels. Rings sample the same f, at radii dense enough near the centre that f between them follows by
-cubic interpolation. A turn by alpha multiplies order m by exp(i m alpha), a flip conjugates (search.md, section 3).
+cubic interpolation. A turn by alpha multiplies order m by exp(i m alpha), a flip conjugates (search.md, Polar).
 
 Orders m are kept in the order 0, 4, 8 .., 2, 6, .., 1, 3, 5 ..: a quarter turn multiplies them by 1, -1 and
 +-i, which saves most of the work of both transforms (here and in `steering`).
@@ -27,7 +27,11 @@ BANDS = (48, 64, 96)
 BAND_LOSS = 3e-4
 """Share of the energy of the neurons that may lie beyond the band."""
 BAND_NEURONS = 32
-"""Neurons, evenly spaced on the map, of which the energy curve is taken."""
+"""At most so many neurons, evenly spaced on the map, are those the energy curve is taken of."""
+FEW_NEURONS = 16
+"""Neurons of these that are sampled at a time."""
+SOME_PIXELS = 1024
+"""Pixels whose waves are made in float64 at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,17 +188,20 @@ def neuron_spectra(weights: np.ndarray, table: Rings) -> np.ndarray:
     inside = weights.reshape(neurons * channels, -1)[:, table.pixels].astype(np.float32)
     # Orders above 0 stand for their conjugates as well.
     factor = np.where(table.orders == 0, 1.0, 2.0)
-    phase = -np.outer(table.angle, table.orders)
-    waves = np.stack([np.cos(phase) * factor, np.sin(phase) * factor], axis=2).reshape(len(phase), -1)
     mirror = np.repeat((-1.0) ** table.orders, 2).astype(np.float32)
-    waves, out = waves.astype(np.float32), np.zeros((count, neurons * channels, 2 * band), np.float32)
+    waves = np.empty((len(table.pixels), band, 2), np.float32)
+    for first in range(0, len(waves), SOME_PIXELS):
+        phase = -np.outer(table.angle[first : first + SOME_PIXELS], table.orders)
+        waves[first : first + SOME_PIXELS, :, 0] = np.cos(phase) * factor
+        waves[first : first + SOME_PIXELS, :, 1] = np.sin(phase) * factor
+    flat, out = waves.reshape(len(waves), -1), np.zeros((count, neurons * channels, 2 * band), np.float32)
     for j in range(count):
         cell = slice(table.cells[j], table.cells[j + 1])
         for a in range(4):
             ring = j - 1 + a
             if cell.start == cell.stop or ring >= count:
                 continue
-            part = (inside[:, cell] * table.blend[cell, a].astype(np.float32)) @ waves[cell]
+            part = (inside[:, cell] * table.blend[cell, a].astype(np.float32)) @ flat[cell]
             out[max(ring, 0)] += part * mirror if ring < 0 else part
     shaped = out.reshape(count, neurons, channels, band, 2).transpose(3, 4, 1, 2, 0)
     return np.ascontiguousarray(shaped).reshape(band, 2, neurons, channels * count)
@@ -224,16 +231,20 @@ def sampled_spectra(weights: np.ndarray, table: Rings) -> np.ndarray:
 def band_limit(weights: np.ndarray, geometry: Geometry, loss: float = BAND_LOSS) -> tuple[int, float]:
     """The least of BANDS beyond which the neurons (N, C, D, D) keep at most ``loss`` of their energy, and that share.
 
-    The energy curve: |coefficient|^2 of each order, over the rings with their areas, of 32 neurons sampled as images
-    are; those that are not finite do not count. What lies beyond the largest of BANDS is not seen; that band is taken
-    where none smaller suffices.
+    The energy curve: |coefficient|^2 of each order, over the rings with their areas, of at most 32 neurons sampled as
+    images are; those that are not finite do not count. What lies beyond the largest of BANDS is not seen; that band is
+    taken where none smaller suffices.
     """
     if geometry.neuron_side == 1:
         return BANDS[0], 0.0
     table = rings(replace(geometry, image_side=geometry.neuron_side), BANDS[-1])
-    some, _ = finite_images(weights[:: -(-len(weights) // BAND_NEURONS)], xp=np)
-    found = transformed(folded(some, table), table).reshape(BANDS[-1], 2, weights.shape[1], len(table), -1)
-    energy = np.einsum("mpcjn,j->m", found.astype(np.float64) ** 2, ring_areas(table))[np.argsort(table.orders)]
+    areas = ring_areas(table)
+    some, energy = weights[:: -(-len(weights) // BAND_NEURONS)], np.zeros(BANDS[-1])
+    for first in range(0, len(some), FEW_NEURONS):
+        few, _ = finite_images(some[first : first + FEW_NEURONS], xp=np)
+        found = transformed(folded(few, table), table).astype(np.float64) ** 2
+        energy += np.einsum("mpcjn,j->m", found.reshape(*found.shape[:2], weights.shape[1], len(table), -1), areas)
+    energy = energy[np.argsort(table.orders)]
     energy[1:] *= 2
     whole = max(float(energy.sum()), np.finfo(float).tiny)
     lost = [float(energy[band:].sum()) / whole for band in BANDS]

@@ -1,7 +1,7 @@
 """The best-matching unit of every image: `best_match` and the exact paths behind it.
 
 ``reference`` makes every transform and sums squares (tests, tiny inputs). ``exact`` is the dihedral
-path of search.md section 2: d^2 = |r|^2 + |w|^2 - 2 <r, w>, with the inner products as matrix products
+path of ARCHITECTURE.md: d^2 = |r|^2 + |w|^2 - 2 <r, w>, with the inner products as matrix products
 over orbits, and a direct sum of squares wherever that difference cancels and for the BMU. What most
 neurons share (a sky background, the core of a source) is subtracted from r and w before, so that it does
 not cancel; where an image is a neuron, nearly, its inner products are computed again in float64.
@@ -9,7 +9,7 @@ not cancel; where an image is a neuron, nearly, its inner products are computed 
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -70,7 +70,8 @@ def best_match(
         (distances of its own, unbiased in angle) or "reference" (every transform made: hundreds of times slower).
         Default: "certified" with a calibration, "exact" without one.
     calibration : of ``certified``, by `calibrate`; without one a wide margin is used.
-    exact_neurons : of ``certified``: the distances of so many neurons, those with the best scores, are exact.
+    exact_neurons : of ``certified``: the distances of so many neurons, those with the best scores, are found exactly
+        within the margin too; the calibration's rate of misses does not cover them.
     channel_weights : C factors on the squared differences of each channel, default 1.
     inner_side : pixels; the annular region is the circular one without that of this side.
 
@@ -82,7 +83,8 @@ def best_match(
     Notes
     -----
     Distance is sqrt(sum over region and channels of (T_t x - w)^2), minimised over t. An image with
-    NaN has NaN distances, transform 0 and BMU 0.
+    NaN has NaN distances, transform 0 and BMU 0. Images are searched in blocks of 32; cut otherwise, distances
+    (but for the BMU's) may differ by rounding.
     """
     from array_api_compat import array_namespace
 
@@ -123,7 +125,7 @@ def searcher(
 
         return PolarSearch(weights, geometry)
     if method != "certified":
-        raise EngineError(f"method is {method!r}; use one of {get_args(Method)}")
+        raise EngineError(f"method is {method!r}; use 'certified', 'exact' or 'polar' (best_match: or 'reference')")
     from skysom.engine.certified import DEFAULT_MARGIN, CertifiedSearch
 
     margin = DEFAULT_MARGIN if calibration is None else calibration.margin
@@ -178,14 +180,15 @@ class Search:
         self.table = dihedral.orbits(geometry)
         self.weights = xp.astype(weights, xp.float32)
         self.common = dihedral.common_template(self.weights, self.table, xp=xp)
+        self.compiled = isinstance(weights, np.ndarray)
+        if self.compiled:
+            self.spectra, self.norms = _neurons(self.weights, range(len(weights)), self.table, self.common)
+            return
         self.spectra = dihedral.neuron_spectra(self.weights, self.table, self.common, xp=xp)
         region = np.flatnonzero(geometry.region_mask)
         inside = xp.take(xp.reshape(self.weights, (*self.weights.shape[:2], -1)), xp.asarray(region), axis=2)
         inside = inside - xp.take(self.common, xp.asarray(self.table.owners()[region]), axis=1)
         self.norms = xp.sum(xp.astype(inside, xp.float64) ** 2, axis=(1, 2))
-        self.compiled = isinstance(weights, np.ndarray)
-        if self.compiled:  # else NumPy would copy the transposed scalars for every block
-            self.spectra = dihedral.Spectra(*(np.ascontiguousarray(part) for part in self.spectra))
 
     def __call__(self, images: Array, *, pad: bool = True) -> Match:
         """Match of B <= 32 images. Without ``pad`` the few images of a check are searched as they are: rounding then
@@ -243,7 +246,7 @@ def double_transforms(
     turned = (norms[:8] + norms[8])[elements]
     found = []
     for first in range(0, len(neurons), DOUBLE_NEURONS):
-        own, own_norms = _double_neurons(weights, neurons[first : first + DOUBLE_NEURONS], table)
+        own, own_norms = _neurons(weights, neurons[first : first + DOUBLE_NEURONS], table)
         scale = turned + own_norms[:, None]
         values = scale + dihedral.inverse(*dihedral.products(own, spectra))[elements]
         # With four quarter turns in use, (element, k) in order is t in order.
@@ -252,20 +255,23 @@ def double_transforms(
     return np.concatenate(found)
 
 
-def _double_neurons(
-    weights: np.ndarray, neurons: np.ndarray, table: dihedral.Orbits
+def _neurons(
+    weights: np.ndarray, neurons: Sequence[int] | np.ndarray, table: dihedral.Orbits, common: np.ndarray | None = None
 ) -> tuple[dihedral.Spectra, np.ndarray]:
-    """Spectra of ``neurons`` (n,) of ``weights`` (N, C, D, D), and their |w|^2 over the region (n,), in float64."""
+    """Spectra of ``neurons`` (n,) of ``weights`` (N, C, D, D), and their |w|^2 over the region (n,) float64: in float32
+    minus the template ``common`` (C, O), or in float64 without one."""
     from skysom.engine import kernels
 
     count, channels = len(neurons), weights.shape[1]
     flat, rows = weights.reshape(len(weights), channels, -1), channels * len(table)
     scale = table.inside * table.weight[:, None] * np.float32(-0.25)
-    scalars, matrices = np.empty((4, count, rows)), np.empty((count, 2, rows, 2))
-    places, norms = dihedral.region_sources(table.geometry)[0], np.empty(count)
+    kind, template = (np.float64, 0) if common is None else (np.float32, common[:, table.owners()])
+    scalars, matrices = np.empty((4, count, rows), kind), np.empty((count, 2, rows, 2), kind)
+    places, norms = np.flatnonzero(table.geometry.region_mask).astype(np.int32), np.empty(count)
     for i, n in enumerate(neurons):
-        kernels.neuron_spectrum(flat[n], table.pixels, scale, scalars, matrices, i)
-        norms[i] = kernels.square_norm(flat[n], places)
+        own = flat[n] - template
+        kernels.neuron_spectrum(own, table.pixels, scale, scalars, matrices, i)
+        norms[i] = kernels.square_norm(own, places)
     return dihedral.Spectra(scalars, matrices.reshape(2 * count, -1)), norms
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from skysom.jobs.cli_cluster import cluster_app
+from skysom.jobs.cli_doctor import doctor_command
 from skysom.jobs.cli_options import (
     BatchSize,
     Catalogue,
@@ -17,6 +18,7 @@ from skysom.jobs.cli_options import (
     Gpus,
     IdColumn,
     Images,
+    MapMethodName,
     OutputDir,
     Preset,
     PrintConfig,
@@ -65,6 +67,7 @@ def run(
     batch_size: BatchSize = None,
     som_name: SomName = None,
     som: Annotated[str | None, typer.Option("--som", help="Map onto this published map instead of training.")] = None,
+    method: MapMethodName = None,
     redo: Redo = None,
     print_config: PrintConfig = False,
 ) -> None:
@@ -75,6 +78,7 @@ def run(
     flags = {
         "images": images, "catalogue": catalogue, "ingest.id_column": id_column, "train.sample": train_sample,
         "train.where": train_where, "train.batch_size": batch_size, "som.name": som_name, "map.som": som,
+        "map.method": method,
     }  # fmt: skip
     effective = configure(output, preset, config, setting, flags, print_config)
     from skysom.jobs import run as jobs
@@ -179,13 +183,14 @@ def map_command(
         int | None,
         typer.Option("--keep", min=1, help="Distances kept of the best K neurons an image; default all."),
     ] = None,
+    method: MapMethodName = None,
     print_config: PrintConfig = False,
 ) -> None:
     """Map every image (or a part of the survey) onto the trained map, or onto a published one with --som.
 
     Example: skysom map --output survey --where "bmu == 12" --som som:finer --som-name part
     """
-    flags = {"som.name": som_name, "map.som": som, "map.where": where, "map.keep": keep}
+    flags = {"som.name": som_name, "map.som": som, "map.where": where, "map.keep": keep, "map.method": method}
     effective = configure(output, preset, config, setting, flags, print_config)
     from skysom.jobs.map import map_survey
 
@@ -246,6 +251,7 @@ app.command(
     "pink", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 )(pink_command)
 app.command("plan")(plan_command)
+app.command("doctor")(doctor_command)
 app.command("import-pink")(import_pink_command)
 app.command("export-pink")(export_pink_command)
 

@@ -52,6 +52,14 @@ TrainWhere = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", min=1, help="Images matched before the map moves; 1 is online training.")
 ]
+MapMethodName = Annotated[
+    Literal["certified", "exact", "polar"] | None,
+    typer.Option(
+        "--method",
+        help="certified (default): best neurons as exact finds them, several times faster; other neurons' distances "
+        "are approximate. exact: all distances. polar: angles without a preference, distances of its own.",
+    ),
+]
 SomName = Annotated[str | None, typer.Option("--som-name", help="Name of the map and its mapping (main).")]
 Redo = Annotated[str | None, typer.Option("--redo", help="Discard this stage and all after it, then run.")]
 

@@ -25,6 +25,7 @@ from skysom.jobs.errors import ConfigError
 from skysom.storage.place import Place, open_binary, place
 
 Positive = Annotated[int, Field(gt=0)]
+MapMethod = Literal["certified", "exact", "polar"]
 
 
 MOST_ROTATIONS = 65536
@@ -155,6 +156,16 @@ class Map(Strict):
     rotations: int | None = Field(None, description="default: those of the last training stage")
     where: str | None = Field(None, description="only rows for which this expression on catalogue columns holds")
     keep: Positive | None = Field(None, description="neurons kept an image, the best first; default: all")
+    method: MapMethod = Field(
+        "certified",
+        description="certified: best-matching units and their distances as exact has them, several times faster, the "
+        "other neurons' distances approximate; exact: all distances; polar: unbiased in angle, distances of its own",
+    )
+    exact_neurons: Positive | None = Field(
+        None, description="certified: so many of an image's best neurons get exact distances; default map.keep, or 1"
+    )
+    check_share: float = Field(0.01, ge=0, le=0.5, description="certified: share of the images checked by exact search")
+    calibration_images: Positive = Field(512, description="certified: images searched exactly first, to set the margin")
 
     _rotations = field_validator("rotations")(lambda value: value if value is None else check_rotations(value))
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from skysom.cluster.costs import search_memory
 from skysom.cluster.pipeline import SHARDS_IN_FLIGHT
 from skysom.cluster.shards import Runtime
 from skysom.engine.geometry import Geometry
 from skysom.engine.lattice import Lattice, lattice_from_dict, lattice_to_dict
-from skysom.engine.memory import projected_memory
-from skysom.jobs.config import Config
+from skysom.jobs.config import Config, MapMethod
 from skysom.jobs.errors import ConfigError, MissingStageError
+from skysom.jobs.map_calibration import prepared_method
+from skysom.jobs.map_method import SEARCH, Method, Tally, affordable, method_of
 from skysom.jobs.map_rows import keep_part, selected_part
 from skysom.jobs.map_worker import PAIR_BYTES, MapWorker, mapping_arrays
 from skysom.jobs.output import Output, hash_of, missing_shards, stage_values
@@ -46,16 +48,22 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
     keep, where, survey, group = config.map.keep, config.map.where, Survey(output.survey, "r+"), f"mappings/{name}"
     if keep is not None and keep > len(weights):
         raise ConfigError(f"map.keep is {keep}, the map {name!r} has {len(weights)} neurons; lower it or leave it out")
-    check_memory(geometry, weights, runtime.workers_here, shard_rows=survey.shard_images, keep=keep)
     chosen = None if where is None else selected_part(output, survey, group, where, runtime.dask_ready())
+    wanted = survey.column("ok") if chosen is None else survey.column("ok") & chosen
+    method = affordable(config.map, geometry, int(np.count_nonzero(wanted)))
+    check_memory(geometry, weights, runtime.workers_here, shard_rows=survey.shard_images, keep=keep, method=method.name)
     key = f"map:{name}"
     content = hashlib.sha256(weights.tobytes()).hexdigest()
     channel_weights = attrs.get("channel_weights", list(reader.weights))
     claimed = output.claim(key, stage_values(config, "map"))
     digest = hash_of([claimed, content, channel_weights, geometry_to_dict(geometry), preprocess_hash(output)])
+    reader = replace(reader, weights=tuple(channel_weights))
     if chosen is not None:
         keep_part(survey, group, str(where), chosen)
-    for array, spec in mapping_arrays(len(weights), keep).items():
+    method = method_of(_attrs_of(survey, group), digest) or prepared_method(
+        method, reader, wanted, weights, geometry, config.map.calibration_images, seed=int(content[:12], 16)
+    )
+    for array, spec in mapping_arrays(len(weights), keep, method.certified).items():
         survey.add_image_array(f"{group}/{array}", spec)
     survey.group[group].attrs.update(
         {
@@ -66,17 +74,38 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
             "som_sha256": content,
             "config_hash": digest,
             **{name: value for name, value in (("keep", keep), ("where", where)) if value is not None},
+            **method.attrs(),
         }
     )
-    reader = replace(reader, weights=tuple(channel_weights))
-    worker = MapWorker(reader, weights, geometry, group, keep, where is not None)
+    worker = MapWorker(reader, weights, geometry, group, keep, where is not None, method)
+    tally = Tally()
     with staged_pass(output, key, runtime) as run:
-        run(survey.shards(), worker, digest)
-    columns = result_columns(survey, name, lattice, geometry)
+        for counts in run(survey.shards(), worker, digest):
+            tally.add(counts)
+    _finish(output, survey, name, method, tally, where)
+
+
+def _finish(output: Output, survey: Survey, name: str, method: Method, tally: Tally, where: str | None) -> None:
+    """The end of a mapping: what its search found goes into its attributes, and its columns into the catalogue."""
+    group = f"mappings/{name}"
+    attrs = _attrs_of(survey, group)
     output.check()
+    if method.certified:
+        found = tally.summary()
+        survey.group[group].attrs[SEARCH] = found
+        output.log("search", stage="map", key=f"map:{name}", **method.attrs(), **found)
+    columns = result_columns(survey, name, lattice_from_dict(attrs["lattice"]), Geometry(**attrs["geometry"]))
     update_catalogue(output.catalogue, columns, survey.shard_images, drop=MAPPING_COLUMNS)
     part = "" if where is None else f"; only rows where {where} were mapped"
-    say(f"map: {int((~columns['bmu'].isna()).sum()):,} of {len(survey):,} sources have a neuron of {name!r}{part}")
+    say(
+        f"map: {int((~columns['bmu'].isna()).sum()):,} of {len(survey):,} sources have a neuron of {name!r}{part}"
+        + (tally.words() if method.certified else "")
+    )
+
+
+def _attrs_of(survey: Survey, group: str) -> dict[str, Any]:
+    """Attributes of a mapping; empty where it was not begun."""
+    return dict(survey.group[group].attrs) if group in survey else {}
 
 
 def require_mapped(output: Output, name: str) -> None:
@@ -143,13 +172,19 @@ def _as_for(attrs: dict[str, Any]) -> str:
 
 
 def check_memory(
-    geometry: Geometry, weights: np.ndarray, workers: int, *, shard_rows: int, keep: int | None = None
+    geometry: Geometry,
+    weights: np.ndarray,
+    workers: int,
+    *,
+    shard_rows: int,
+    keep: int | None = None,
+    method: MapMethod = "exact",
 ) -> None:
     """ConfigError where the searches of this machine's workers, and their shards in flight, exceed its memory."""
     import psutil
 
     neurons, channels = weights.shape[:2]
-    search = projected_memory(geometry, neurons=neurons, channels=channels, workers=workers)
+    search = search_memory(geometry, neurons=neurons, channels=channels, method=method, workers=workers)
     image = 4 * channels * geometry.image_side**2
     # One shard of images more: they are read and weighted into a copy.
     shard = shard_rows * max(image, PAIR_BYTES * (keep or neurons))

@@ -118,6 +118,8 @@ class Output:
         found: dict[str, Any] = {}
         for stage in ("ingest", "preprocess", "train:main", f"train:{name}", f"map:{name}"):
             found |= {key: value for key, value in recorded.get(stage, {}).items() if key.startswith(tables)}
+        if f"map:{name}" in recorded:  # see stage_values
+            found.setdefault("map.method", "exact")
         found.pop("catalogue_sha256", None)
         return found | {"som.name": name} if recorded else {}
 
@@ -219,9 +221,12 @@ def stage_values(config: Config, stage: str) -> dict[str, Any]:
         free = ("memory_gb", "checkpoint_batches")
         return {"som": values["som"], "train": {k: v for k, v in values["train"].items() if k not in free}}
     if stage == "map":
-        # Without a published map the lattice is that of training; it is recorded there.
+        # Without a published map the lattice is that of training; it is recorded there. An exact mapping is recorded
+        # without its method, as it was before there were others, and no result of it depends on what they need.
+        calibrated = ("exact_neurons", "check_share", "calibration_images")
+        unused = {"certified": (), "polar": calibrated, "exact": ("method", *calibrated)}[config.map.method]
         return {
-            "map": values["map"],
+            "map": {key: value for key, value in values["map"].items() if key not in unused},
             "som": {key: values["som"][key] for key in ("region", "region_side", "flip")},
         }
     return {"report": values["report"]}
@@ -260,6 +265,8 @@ def _set(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _difference(stage: str, old: Mapping[str, Any], new: Mapping[str, Any], root: Place) -> str:
     lines = []
+    if stage.startswith("map:"):  # see stage_values
+        old, new = {"map.method": "exact", **old}, {"map.method": "exact", **new}
     for key in sorted({*old, *new}):
         before, now = old.get(key), new.get(key)
         if before != now:

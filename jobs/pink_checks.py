@@ -8,6 +8,7 @@ import numpy as np
 
 from skysom.engine.lattice import Lattice, lattice_from_dict
 from skysom.jobs.errors import ConfigError
+from skysom.jobs.progress import say
 from skysom.storage.place import Place
 from skysom.storage.survey import Survey
 
@@ -77,6 +78,17 @@ def check_complete(store: Survey, name: str, *, transforms: bool) -> None:
         raise ConfigError(
             f"mapping {name!r} lacks a result for {missing} of {np.count_nonzero(ok)} usable rows; "
             f"finish it with `skysom map --som-name {name}`, or import a complete one"
+        )
+
+
+def note_approximate(store: Survey, name: str) -> None:
+    """Tell where distances that are exported are approximate: the peer's files cannot say so."""
+    method = store.group[f"mappings/{name}"].attrs.get("method", "exact")
+    if method != "exact":
+        most = "all distances" if method == "polar" else "distances but those of best-matching units"
+        say(
+            f"export: {most} of mapping {name!r} are approximate ({method} search); for exact ones map again with "
+            "--method exact under another --som-name and export that"
         )
 
 

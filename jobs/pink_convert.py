@@ -99,6 +99,7 @@ def export_pink(
         raise ConfigError(f"{survey} has {len(store)} images and none is usable; nothing can be exported")
     if mapping or transforms:
         pink_checks.check_complete(store, name, transforms=transforms is not None)
+        pink_checks.note_approximate(store, name)
     if som is not None:
         weights, attrs = store.load_som(name)
         side, channels = weights.shape[3], weights.shape[1]

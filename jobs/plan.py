@@ -95,7 +95,10 @@ def _rates(subject: Subject, given: Mapping[str, float], measure_in: Path | None
             rates[stage] = Rate(Cost(0.0, 1 / given[stage], 0.0), f"given by --rate-{stage}")
     missing = {"ingest", "preprocess", "map"} - rates.keys()
     if missing:
-        measured = plan_rates.measured_rates(subject.work, subject.chain, missing, measure_in, search=not gpus)
+        share = subject.config.map.check_share
+        measured = plan_rates.measured_rates(
+            subject.work, subject.chain, missing, measure_in, search=not gpus, check_share=share
+        )
         rates |= {stage: measured[stage] for stage in missing}
     return rates
 
@@ -144,9 +147,10 @@ def _pass_stage(
     workers, on_gpu = (machines.searchers, bool(machines.gpus)) if stage == "map" else (machines.workers, False)
     duration = costs.pass_duration(work, rate.cost, traffic, workers, limits, overlapped=on_gpu)
     memory = costs.map_memory(work) if stage == "map" else costs.pass_memory(work)
+    counted = stage == "map" and (work.method == "exact" or on_gpu)  # of other searches no number is known
     return StagePlan(
         stage, work.images, workers, traffic.read, traffic.written,
-        work.images * search_operations(work) if stage == "map" else 0, base + memory, duration.seconds,
+        work.images * search_operations(work) if counted else 0, base + memory, duration.seconds,
         work.images / duration.seconds, _limit(duration, rate.cost, on_gpu), rate.source,
     )  # fmt: skip
 

@@ -82,7 +82,7 @@ def search_s(geometry: Geometry, neurons: int, channels: int, repeats: int = 3) 
     from skysom.engine.search import Search
 
     images = random_images(BLOCK_IMAGES, channels, geometry.image_side)
-    search = Search(_weights(geometry, neurons, channels), geometry)
+    search = Search(random_map(geometry, neurons, channels), geometry)
     return least_s(lambda: search(images), repeats) / BLOCK_IMAGES
 
 
@@ -95,7 +95,7 @@ def online_s(geometry: Geometry, neurons: int, channels: int, repeats: int = 2) 
     from skysom.engine.update import AHEAD_IMAGES, OnlineTrainer
 
     images = random_images(AHEAD_IMAGES, channels, geometry.image_side)
-    som = Som(_weights(geometry, neurons, channels), Cartesian(neurons))
+    som = Som(random_map(geometry, neurons, channels), Cartesian(neurons))
     trainer = OnlineTrainer(som, Neighbourhood("unity_gaussian", 1.5, 0.1), geometry)
     return least_s(lambda: trainer.train(images), repeats) / AHEAD_IMAGES
 
@@ -106,7 +106,7 @@ def training_times(geometry: Geometry, neurons: int, channels: int, repeats: int
     from skysom.engine import batch
     from skysom.engine.search import Search
 
-    weights = _weights(geometry, neurons, channels)
+    weights = random_map(geometry, neurons, channels)
     images = random_images(BLOCK_IMAGES, channels, geometry.image_side)
     search = Search(weights, geometry)
     transform = batch.search_blocks(search, images).transform
@@ -246,7 +246,8 @@ def _flush(paths: Iterable[Path], *, drop: bool) -> None:
                 os.close(descriptor)
 
 
-def _weights(geometry: Geometry, neurons: int, channels: int) -> np.ndarray:
+def random_map(geometry: Geometry, neurons: int, channels: int) -> np.ndarray:
+    """Weights (N, C, D, D) float32 that are like `random_images`."""
     # Neurons are means of several images, so no image is one of them.
     return (
         random_images(4 * neurons, channels, geometry.neuron_side, seed=4)
@@ -265,12 +266,15 @@ def measured_rates(
     where: Path | None = None,
     *,
     search: bool = True,
+    check_share: float = 0.0,
 ) -> dict[str, Rate]:
     """Rates of ``stages`` (of ingest, preprocess, map) by one worker of this machine; some seconds.
 
     where : a folder on the file system that will hold the survey; default that of temporary files.
-    search : whether the search is measured (else its time is 0).
+    search : whether the search is measured (else its time is 0). check_share : of the images, searched exactly as well.
     """
+    from skysom.jobs.plan_search import mapping_search
+
     stages, side = set(stages), work.geometry.image_side
     on_the_fly = work.store == "none"
     found, fits, prepare = {}, 0.0, 0.0
@@ -286,14 +290,9 @@ def measured_rates(
     if "preprocess" in stages:
         found["preprocess"] = Rate(Cost(fits if on_the_fly else cut_read, prepare, write), MEASURED)
     if "map" in stages:
-        found["map"] = Rate(
-            Cost(
-                fits + prepare if on_the_fly else read,
-                search_s(work.geometry, work.neurons, work.channels) if search else 0.0,
-                mapping_write_s(work.neurons, work.keep, where),
-            ),
-            MEASURED,
-        )
+        seconds, source = mapping_search(work, check_share) if search else (0.0, MEASURED)
+        reading = fits + prepare if on_the_fly else read
+        found["map"] = Rate(Cost(reading, seconds, mapping_write_s(work.neurons, work.keep, where)), source)
     return found
 
 

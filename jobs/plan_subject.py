@@ -10,6 +10,7 @@ from skysom.engine.geometry import Geometry
 from skysom.jobs import plan_rates
 from skysom.jobs.config import Config
 from skysom.jobs.errors import ConfigError
+from skysom.jobs.map_method import affordable
 from skysom.jobs.output import Output
 from skysom.jobs.plan_rates import Rate
 from skysom.jobs.train import geometry_of
@@ -87,10 +88,11 @@ def subject_of_config(config: Config, images: int, side: int, channels: int, neu
     from skysom.engine.preprocess import output_side
 
     chain = config.preprocess.chain()
-    prepared = output_side(chain, side)
+    geometry = map_geometry(config, output_side(chain, side))
     work = Workload(
-        images, channels, side, neurons or lattice_size(config), map_geometry(config, prepared),
+        images, channels, side, neurons or lattice_size(config), geometry,
         config.ingest.shard_images, config.ingest.store, config.map.keep,
+        affordable(config.map, geometry, images).name,
     )  # fmt: skip
     return Subject(work, chain, config)
 
@@ -113,11 +115,11 @@ def subject_of_output(config: Config, output: Output, images: int | None = None)
         geometry = map_geometry(config, attrs["prepared_side"])
         subject = replace(subject, chain=chain, work=replace(subject.work, geometry=geometry))
     name = config.som.name
+    same = False
     if f"mappings/{name}" in survey:
-        mapped = survey.group[f"mappings/{name}"].attrs.asdict().get("geometry")
-        same = mapped is None or Geometry(**mapped) == subject.work.geometry  # type: ignore[arg-type]
-    else:
-        same = False
+        found: dict[str, Any] = survey.group[f"mappings/{name}"].attrs.asdict()
+        same = "geometry" not in found or Geometry(**found["geometry"]) == subject.work.geometry
+        same &= found.get("method", "exact") == subject.work.method
     events = read_events(output)
     rates = plan_rates.history_rates(events, str(output.root))
     if not same:

@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from skysom.jobs import report_data, report_map, report_run
+from skysom.jobs import report_data, report_map, report_run, report_search
 from skysom.jobs import report_figures as figures
 from skysom.jobs.report_data import Content, MappingSummary, QuarterTurns, quarter_turns
 from skysom.jobs.report_words import Section, as_float, duration, number, version
@@ -27,6 +27,8 @@ def all_sections(content: Content, config_text: str) -> list[Section]:
         found.append(_distances(content, mapping))
         if mapping.angles is not None:
             found.append(_angles(mapping.angles))
+        if (search := report_search.search_section(mapping)) is not None:
+            found.append(search)
     elif content.u_matrix is not None:
         found.append(Section("occupation", "Neighbourhoods", report_map.u_matrix(content)))
     if content.history.training and content.weights is not None and not content.published:

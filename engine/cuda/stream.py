@@ -146,7 +146,7 @@ class StreamedSearch:
                 self.device.download(array, host, self._out)
             self._out.synchronize()
         distance, transform, bmu, bmu_distance = (host.copy() for host in results)
-        return Match(distance, transform, bmu, bmu_distance, np.ones(distance.shape, bool))
+        return Match(distance, transform, bmu, bmu_distance, np.isfinite(distance))
 
 
 def _fill(slot: _Slot, images: np.ndarray) -> int:

@@ -510,3 +510,31 @@ def test_a_calibration_makes_certified_the_default(survey):
     found = best_match(images[:3], som, *options, calibration=calibrate(som, images, *options))
     assert not found.exact.all()
     assert found.exact[np.arange(3), found.bmu].all()
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 1e-6])
+def test_neurons_that_nothing_has_reached_do_not_narrow_the_margin(survey, amplitude):
+    geometry, images, weights = survey
+    dark = np.concatenate([weights, np.repeat(weights * np.float32(amplitude), 2, axis=0)])
+    one, two = CertifiedSearch(weights, geometry), CertifiedSearch(dark, geometry)
+    assert two.brightness == one.brightness
+    assert (two.examine(images[:32])[1].candidates >= one.examine(images[:32])[1].candidates).all()
+
+
+def test_a_neuron_that_is_not_finite_is_what_the_exact_search_says_for_any_number_of_exact_neurons(survey):
+    geometry, images, weights = survey
+    broken = weights.copy()
+    broken[3] = np.nan
+    wanted = Search(broken, geometry)(images[:4], pad=False).bmu
+    for count in (1, 3):
+        np.testing.assert_array_equal(CertifiedSearch(broken, geometry, exact_neurons=count)(images[:4]).bmu, wanted)
+
+
+def test_a_blank_image_is_left_to_the_exact_search(survey):
+    geometry, images, weights = survey
+    search, blank = CertifiedSearch(weights, geometry), np.zeros_like(images[:1])
+    found, effort = search.examine(np.concatenate([blank, images[:2]]))
+    wanted = search.exact(blank, pad=False)
+    assert effort.fallback.tolist() == [True, False, False]
+    np.testing.assert_array_equal(found.transform[0], wanted.transform[0])
+    np.testing.assert_array_equal(found.distance[0], wanted.distance[0])

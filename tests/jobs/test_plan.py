@@ -101,7 +101,8 @@ def test_a_finished_output_tells_its_own_rates(finished, capsys, monkeypatch):
     monkeypatch.setattr(plan_rates, "measured_rates", never)
     monkeypatch.setattr(plan_rates, "online_s", never)
     capsys.readouterr()
-    assert main_plan("--output", str(finished), "--images", "100000", "--json") == 0
+    exact = ["--set", "map.method=exact"]  # as so small a survey was mapped
+    assert main_plan("--output", str(finished), "--images", "100000", "--json", *exact) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["images"] == 100_000
     assert plan["shard_images"] == 64
@@ -122,6 +123,19 @@ def test_a_map_of_other_rotations_is_measured(finished):
     subject = subject_of_output(config, output)
     assert "map" not in subject.rates
     assert "ingest" in subject.rates
+
+
+def test_the_method_of_the_mapping_is_measured_and_named():
+    subject = subject_of_config(load_config(flags=SMALL), 10_000, 24, 1)
+    exact = subject_of_config(load_config(flags=SMALL | {"map.method": "exact"}), 10_000, 24, 1)
+    assert (subject.work.method, exact.work.method) == ("certified", "exact")
+    given = dict.fromkeys(("ingest", "preprocess", "train"), 10.0)
+    plan, other = (make_plan(each, Machines(2, memory_gb=4.0), given) for each in (subject, exact))
+    assert "certified" in by_stage(plan)["map"].rate_source
+    assert by_stage(other)["map"].rate_source == plan_rates.MEASURED
+    assert by_stage(plan)["map"].operations == 0, "not known"
+    assert by_stage(plan)["map"].written_bytes == by_stage(other)["map"].written_bytes + 10_000 * 9
+    assert subject_of_config(load_config(flags=SMALL), 1000, 24, 1).work.method == "exact"
 
 
 def test_memory_that_would_not_suffice_is_refused_with_number_limit_and_option(capsys):
