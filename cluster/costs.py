@@ -12,7 +12,7 @@ import numpy as np
 
 from skysom.cluster.pipeline import SHARDS_IN_FLIGHT
 from skysom.engine.geometry import Geometry
-from skysom.engine.memory import batch_memory, certified_memory, orbit_count, projected_memory, training_memory
+from skysom.engine.memory import batch_memory, certified_memory, polar_memory, projected_memory, training_memory
 
 PIXEL_BYTES = {"float32": 4, "float16": 2, "none": 0}
 IMAGE_SCALE_BYTES = {"float32": 0, "float16": 4, "none": 0}
@@ -151,16 +151,16 @@ def map_memory(work: Workload) -> int:
 
 
 def search_memory(geometry: Geometry, *, neurons: int, channels: int, method: str, workers: int = 1) -> int:
-    """Peak bytes of the arrays of a mapping's search, of all workers; the polar search needs less than certified.
+    """Peak bytes of the arrays of a mapping's search by ``method``, of all workers.
 
     What a certified mapping checks is searched exactly beside it, with the same map and spectra.
     """
     sizes = {"neurons": neurons, "channels": channels, "workers": workers}
-    exact = projected_memory(geometry, **sizes)
     if method == "exact":
-        return exact
-    shared = neurons * channels * (4 * geometry.neuron_side**2 + 32 * orbit_count(geometry))
-    return certified_memory(geometry, **sizes) + exact - workers * shared
+        return projected_memory(geometry, **sizes)
+    if method == "polar":
+        return polar_memory(geometry, **sizes) + workers * 4 * neurons * channels * geometry.neuron_side**2
+    return certified_memory(geometry, **sizes, checked=True)
 
 
 def pass_memory(work: Workload) -> int:

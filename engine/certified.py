@@ -258,9 +258,9 @@ class CertifiedSearch:
         """Asks for the pairs that may still hold candidates, among the scores seen so far."""
 
         def want(part: Part, squared: np.ndarray, level: np.ndarray) -> np.ndarray:
-            own = part.best + self.scores.norms[part.first : part.first + len(part.best), None]
-            limit = self._threshold(squared) + self._reach(level)[part.first : part.first + len(part.best)]
-            return (own <= limit) & wanted
+            own_norms = self.scores.norms[part.first : part.first + len(part.best)]
+            limit = self._threshold(squared) + self._reach(level, own_norms)
+            return (part.best + own_norms[:, None] <= limit) & wanted
 
         return want
 
@@ -269,9 +269,9 @@ class CertifiedSearch:
         last = min(self.exact_neurons, len(squared)) - 1
         return np.partition(squared, last, axis=0)[last] if last else squared.min(axis=0)
 
-    def _reach(self, level: np.ndarray) -> np.ndarray:
-        """(N, B) how far above the best score a candidate may lie."""
-        return self.margin * self.scale(level) + ROUNDING * np.sqrt(np.maximum(level, 0) * self.scores.norms[:, None])
+    def _reach(self, level: np.ndarray, norms: np.ndarray) -> np.ndarray:
+        """(n, B) how far above the best score a candidate of neurons with |w|^2 ``norms`` (n,) may lie."""
+        return self.margin * self.scale(level) + ROUNDING * np.sqrt(np.maximum(level, 0) * norms[:, None])
 
     def scale(self, level: np.ndarray) -> np.ndarray:
         """(B,) |T x| |w|, of which margins are shares, from the mean |T x|^2.
@@ -283,7 +283,7 @@ class CertifiedSearch:
 
     def _limits(self, scored: Scored, wanted: np.ndarray) -> np.ndarray:
         """(N, B) score up to which the transforms of each neuron are candidates."""
-        reach = self._reach(scored.level)
+        reach = self._reach(scored.level, self.scores.norms)
         limits = scored.lowest + reach
         if self.exact_neurons > 1:
             chosen = scored.squared <= self._threshold(scored.squared)
@@ -324,7 +324,7 @@ class CertifiedSearch:
         squared, chosen = np.maximum(scored.squared, 0).T.copy(), scored.transform.T.copy()
         squared[row[best], neuron[best]], chosen[row[best], neuron[best]] = sums[best], transform[best]
         exact, batch = np.zeros(squared.shape, bool), len(squared)
-        reach = np.maximum(self._reach(scored.level), np.finfo(np.float64).tiny)
+        reach = np.maximum(self._reach(scored.level, self.scores.norms), np.finfo(np.float64).tiny)
         certain = limits >= scored.squared + reach  # every transform of the neuron within the margin was summed
         exact[row[best], neuron[best]] = certain[neuron[best], row[best]]
         # The lowest neuron of equal float32 distances, as the exact search has it.

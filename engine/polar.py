@@ -29,7 +29,7 @@ from skysom.engine.search import BLOCK_IMAGES
 
 Array = Any
 
-PART_NEURONS = 16
+PART_NEURONS = 32
 """Neurons whose correlations are held at a time, so that they stay in cache."""
 
 
@@ -72,7 +72,7 @@ class Scores:
         starts = range(0, len(weights), PART_NEURONS)
         # One part after another: spectra of all neurons at once would need twice their memory.
         parts = (on_rings(weights[first : first + PART_NEURONS], self.table) for first in starts)
-        self.parts = [part.reshape(len(part), 1, -1, part.shape[3]) for part in parts]
+        self.parts = [part.reshape(len(part), -1, part.shape[3]) for part in parts]
         region, flat = np.flatnonzero(geometry.region_mask), weights.reshape(*weights.shape[:2], -1)
         self.norms = np.array([kernels.square_norm(neuron, region) for neuron in flat])
 
@@ -89,13 +89,15 @@ class Scores:
         """Parts of all neurons for ``spectra`` (M, 2, K, B) and ``energies`` (8, R/4, B) float32."""
         from skysom.engine import polar_kernels
 
-        batch, flips = spectra.shape[3], 2 if self.geometry.flip else 1
+        band, _, rows, batch = spectra.shape
+        flips = 2 if self.geometry.flip else 1
+        # Real and imaginary parts side by side: one wide product an order.
+        wide = np.ascontiguousarray(spectra.transpose(0, 2, 1, 3)).reshape(band, rows, 2 * batch)
         for number, own in enumerate(self.parts):
-            products = np.matmul(own, spectra)  # (M, 2, 2 n, B)
-            neurons = own.shape[2] // 2
-            shaped = products.reshape(len(own), 2, 2, neurons * batch)
-            found = np.empty((flips, len(own), 2, neurons * batch), np.float32)
-            polar_kernels.correlate(shaped, found)
+            neurons = own.shape[1] // 2
+            products = np.matmul(own, wide).reshape(band, 2, neurons, 2, batch)
+            found = np.empty((flips, band, 2, neurons * batch), np.float32)
+            polar_kernels.correlate(products, found)
             best, transform = np.empty((neurons, batch), np.float32), np.empty((neurons, batch), np.int32)
             steered = steering.steer(found, self.table)
             polar_kernels.best_turned(steered, energies, first_rotation, self.geometry.rotations, best, transform)

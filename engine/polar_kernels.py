@@ -92,17 +92,19 @@ def partial_norms(images, index, low, right, weight, inside, complete, product, 
 def correlate(products, out):
     """W conj(X) and conj(W X) from the four real products.
 
-    products (M, 2, 2, columns), [part of X, part of W]; fills out (F, M, 2, columns).
+    products (M, 2, n, 2, B), parts of W and of X; fills out (F, M, 2, n*B).
     """
-    orders, _, _, columns = products.shape
+    orders, _, neurons, _, batch = products.shape
     for m in range(orders):
-        rr, ri = products[m, 0, 0], products[m, 0, 1]
-        ir, ii = products[m, 1, 0], products[m, 1, 1]
-        for i in range(columns):
-            out[0, m, 0, i], out[0, m, 1, i] = rr[i] + ii[i], ri[i] - ir[i]
-        if out.shape[0] == 2:
-            for i in range(columns):
-                out[1, m, 0, i], out[1, m, 1, i] = rr[i] - ii[i], -(ri[i] + ir[i])
+        for n in range(neurons):
+            at = n * batch
+            rr, ri = products[m, 0, n, 0], products[m, 1, n, 0]
+            ir, ii = products[m, 0, n, 1], products[m, 1, n, 1]
+            for b in range(batch):
+                out[0, m, 0, at + b], out[0, m, 1, at + b] = rr[b] + ii[b], ri[b] - ir[b]
+            if out.shape[0] == 2:
+                for b in range(batch):
+                    out[1, m, 0, at + b], out[1, m, 1, at + b] = rr[b] - ii[b], -(ri[b] + ir[b])
 
 
 @njit(**_OPTIONS)

@@ -179,7 +179,8 @@ class Search:
         self.xp, self.geometry = xp, geometry
         self.table = dihedral.orbits(geometry)
         self.weights = xp.astype(weights, xp.float32)
-        self.common = dihedral.common_template(self.weights, self.table, xp=xp)
+        # A copy: it is a row of an array of all neurons.
+        self.common = xp.asarray(dihedral.common_template(self.weights, self.table, xp=xp), copy=True)
         self.compiled = isinstance(weights, np.ndarray)
         if self.compiled:
             self.spectra, self.norms = _neurons(self.weights, range(len(weights)), self.table, self.common)
@@ -199,8 +200,7 @@ class Search:
             raise ShapeError(f"a block holds {count} images; search at most {BLOCK_IMAGES} at a time")
         images, finite = finite_images(xp.astype(images, xp.float32), xp=xp)
         if pad and count < BLOCK_IMAGES:
-            padding = xp.zeros((BLOCK_IMAGES - count, *images.shape[1:]), dtype=xp.float32)
-            images = xp.concat([images, padding])
+            images = xp.concat([images, xp.zeros((BLOCK_IMAGES - count, *images.shape[1:]), dtype=xp.float32)])
         find = _compiled_minimum if self.compiled else _portable_minimum
         product, transform, norms = find(images, self)
         scale = norms + self.norms[None, :]

@@ -112,5 +112,5 @@ def runtime_of(
     from skysom.jobs.progress import say
 
     if gpus_per_worker:
-        say("GPUs are reserved for the workers, but this version searches on the cores: it has no GPU kernels yet")
+        say("GPUs are reserved for the workers, but jobs search on the cores; engine.cuda is for Python so far")
     return Runtime(workers, executor, ray_address, gpus_per_worker=gpus_per_worker, dask=dask)  # type: ignore[arg-type]

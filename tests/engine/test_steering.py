@@ -90,8 +90,8 @@ def test_the_compiled_values_are_those_of_all_transforms(geometry, columns, seed
 def test_correlations_are_products_with_conjugates(flips, columns):
     rng = np.random.default_rng(0)
     neuron, image = (rng.standard_normal((2, 8, columns)).astype(np.float32) for _ in range(2))
-    # [part of the image, part of the neuron]
-    products = np.einsum("imc,jmc->mijc", image, neuron)
+    # (order, part of the neuron, neuron, part of the image, image)
+    products = np.einsum("imc,jmc->mjic", image, neuron).reshape(8, 2, 1, 2, columns)
     out = np.full((flips, 8, 2, columns), np.nan, np.float32)
     polar_kernels.correlate(*read_only(products), out)
     w, x = (part[0] + 1j * part[1] for part in (neuron, image))
