@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -142,13 +143,7 @@ def test_fewer_rows_than_four_samples_are_searched_exactly_and_it_is_told(output
 
 
 def test_a_margin_that_leaves_too_many_candidates_makes_the_mapping_exact(output, monkeypatch, capsys):
-    calibrated = map_calibration.calibrated
-
-    def wide(*args):
-        monkeypatch.setattr(map_calibration, "SAFETY", 1e4)
-        return calibrated(*args)
-
-    monkeypatch.setattr(map_calibration, "calibrated", wide)
+    monkeypatch.setattr(map_calibration, "calibration_of", partial(map_calibration.calibration_of, safety=1e4))
     assert map_as(output, "wide", *CERTIFIED) == 0
     found, attrs = mapping(output, "wide")
     assert_same_mapping(found, mapping(output, "exact")[0])
