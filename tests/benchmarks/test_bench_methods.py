@@ -12,6 +12,7 @@ def _path(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
 
 
+@pytest.mark.slow
 def test_every_method_is_measured_and_compared_with_a_stored_baseline(monkeypatch, tmp_path, capsys):
     import bench_methods
 

@@ -131,6 +131,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(patience, "_pauses", lambda deadline_s: pauses(min(deadline_s, 2.0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stage", ["preprocess", pytest.param("train", marks=pytest.mark.slow), pytest.param("map", marks=pytest.mark.slow)]
 )

@@ -120,7 +120,16 @@ def test_a_changed_catalogue_is_refused(finished, tiny, capsys):
     assert "catalogue_sha256" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("settings", [["--workers", "3", "--executor", "ray"], ["--set", "ingest.shard_images=128"]])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(["--workers", "3", "--executor", "ray"], marks=SLOW),
+        ["--set", "ingest.shard_images=128"],
+    ],
+)
 def test_results_do_not_depend_on_workers_or_shards(finished, tiny, tmp_path, settings):
     survey, output = finished
     assert main(command(survey, tmp_path / "other", *tiny, *settings)) == 0
@@ -138,6 +147,7 @@ def test_stages_by_their_own_commands_give_the_same(finished, tiny, tmp_path):
     assert (tmp_path / "other/report.html").exists()
 
 
+@pytest.mark.slow
 def test_cutting_on_the_fly_gives_the_same_mapping(finished, tiny, tmp_path):
     survey, output = finished
     assert main(command(survey, tmp_path / "other", *tiny, "--set", "ingest.store='none'")) == 0
@@ -148,6 +158,7 @@ def test_cutting_on_the_fly_gives_the_same_mapping(finished, tiny, tmp_path):
         assert np.array_equal(one[name][:], other[name][:], equal_nan=True), name
 
 
+@pytest.mark.slow
 def test_half_precision_is_close(finished, tiny, tmp_path):
     survey, output = finished
     assert main(command(survey, tmp_path / "half", *tiny, "--set", "ingest.store='float16'")) == 0
@@ -212,9 +223,6 @@ def test_a_published_map_is_used_as_it_is(finished, small_survey, tiny, tmp_path
     one, two = (zarr.open_group(path / "survey.zarr", mode="r") for path in (output, other))
     assert two["soms/main"].attrs["published"] == f"{output}:main"
     assert np.array_equal(one["mappings/main/distance"][:], two["mappings/main/distance"][:], equal_nan=True)
-
-
-SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("trial", [0, 1, pytest.param(2, marks=SLOW)])

@@ -39,6 +39,7 @@ def positions():
     return np.column_stack([rng.uniform(149.98, 150.02, 12), rng.uniform(1.98, 2.02, 12)])
 
 
+@pytest.mark.slow
 def test_two_channels_of_tiles_on_one_grid(tmp_path, positions, capsys):
     write_tile(tmp_path / "radio/tile.fits", positions, 2.0)
     write_tile(tmp_path / "infrared/tile.fits", positions, 3.0, side=80)
@@ -107,6 +108,7 @@ def test_a_survey_without_a_usable_image_is_no_success(tmp_path, capsys):
     assert "0 of 3 images usable (3 wrong_size)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_resampling_to_a_common_scale(tmp_path):
     survey_files = sys.modules["survey_files"]
     survey_files.write_cutouts(tmp_path, 6).to_csv(tmp_path / "c.csv", index=False)

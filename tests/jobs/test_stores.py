@@ -102,6 +102,7 @@ def test_ray_workers_write_the_same_to_an_object_store(local, source, s3):
     assert_same(local, f"{s3}/out")
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_for_a_while_delays_a_run(local, stoppable_s3, caplog):
     server, url = stoppable_s3
     S3FileSystem(use_listings_cache=False).put(str(local / "survey"), f"{url[5:]}/in/survey", recursive=True)
