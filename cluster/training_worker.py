@@ -14,9 +14,9 @@ import numpy as np
 
 from skysom.cluster.pipeline import peak_memory
 from skysom.engine.batch import BatchMode, add_batch, coefficients, empty_sums
+from skysom.engine.exact import Search
 from skysom.engine.geometry import Geometry
 from skysom.engine.order import Window
-from skysom.engine.search import Search
 
 Source = Callable[[np.ndarray], np.ndarray]
 """Images (n, C, H, H) float32 of places (n,) int64 in the selection; picklable."""

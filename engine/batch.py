@@ -17,27 +17,30 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from skysom.engine import transforms
+from skysom.engine import dihedral, transforms
+from skysom.engine.blocks import BLOCK_IMAGES
+from skysom.engine.direct import base_and_element
 from skysom.engine.errors import EngineError, ShapeError
+from skysom.engine.exact import Search
 from skysom.engine.geometry import Geometry
 from skysom.engine.match import Match, joined
 from skysom.engine.neighbourhood import Neighbourhood
-from skysom.engine.search import (
-    BLOCK_IMAGES,
-    FRAMES_KEPT,
-    Search,
-    as_batch,
-    base_and_element,
-    frame_taps,
-    geometry_of,
-)
+from skysom.engine.search import as_batch, geometry_of
 from skysom.engine.som import Som
 from skysom.engine.update import SMALLEST_FACTOR, TrainingResult
 
 BatchMode = Literal["affine", "kohonen"]
 
-FIXED_POINT_BITS = 60
-"""Bits a sum of a batch may fill."""
+FIXED_POINT_BITS = 52
+"""Bits a sum of a batch may fill: sums are made as whole float64, exact below 2^53. A unit of the last one is then
+2^-52 of the brightest pixel, where a weight (float32) has 2^-24."""
+TILE_ORBITS = 64
+"""Orbits whose sums are made together: those of 100 neurons, 0.4 MB, fit the second cache of most processors."""
+NEURONS_AT_ONCE = 1024
+"""Neurons added to together: sums of a tile of so many, 4 MB, stay in the last cache. Images are sampled again for
+further ones, so fewer would cost more."""
+IMAGES_AT_ONCE = 128
+"""Images laid out anew at a time, which bounds the memory they take."""
 STRONG_SUM = 2.0
 """Above this sum of f a neuron forgets what it was (a < 0.14): the batch is too large for its rate."""
 
@@ -121,7 +124,7 @@ def search_blocks(search: Search, images: np.ndarray) -> Match:
 
 
 def fixed_point_scale(peak: float, factors: np.ndarray) -> float:
-    """The power of two that brings sums of a batch into 60 bits: pixels are at most ``peak`` (absolute).
+    """The power of two that brings sums of a batch into 52 bits: pixels are at most ``peak`` (absolute).
 
     The coefficients of a neuron add up to at most 1, or are those of a single image, F (N, N).
     """
@@ -144,47 +147,96 @@ def add_batch(
 ) -> None:
     """Add round(scale c_in T_in x_i) of some images of a batch to ``sums`` (N, C, D*D) int64, in place.
 
-    images (B, C, H, H) float32; transform (B, N) int64, of every neuron; move (B, N) float64. Coefficients
-    below 1e-8 are skipped.
+    images (B, C, H, H) float32; transform (B, N) int, of every neuron; move (B, N) float64; scale as
+    `fixed_point_scale` gives it: with a larger one sums would not be exact. T_in x_i is that of
+    `transforms.transform` bit for bit. Coefficients below 1e-8 are skipped. Raises ShapeError where arrays do not fit.
     """
-    from skysom.engine import kernels
-
-    side, channels = geometry.neuron_side, images.shape[1]
-    frames = np.empty((2, channels, side * side), np.float32)
-    squares = frames.reshape(2, channels, side, side)
-    turning: dict[int, tuple] = {}
-    for image, own, factors in zip(images, transform, move, strict=True):
-        moved = np.flatnonzero(np.abs(factors) >= SMALLEST_FACTOR)
-        k, element = base_and_element(own[moved], geometry)
-        flat = np.ascontiguousarray(image, np.float32).reshape(channels, -1)
-        for base in np.unique(k).tolist():
-            if base not in turning:
-                turning[base] = frame_taps(geometry, base), _row_limits(geometry, base)
-            taps, (first, stop) = turning[base]
-            here = k == base
-            frames[0] = 0
-            kernels.rotate_rows(flat, *taps, first[0], stop[0], geometry.image_side, frames[0])
-            sideways, reversals = _D4[element[here], 0], _D4[element[here], 1:]
-            if sideways.any():
-                squares[1] = squares[0].transpose(0, 2, 1)
-            neurons = moved[here]
-            kernels.add_frame(frames, first, stop, sideways, reversals, factors[neurons] * scale, neurons, sums, side)
+    shapes, side, area = [a.shape for a in (sums, images, transform, move)], geometry.image_side, sums.shape[2]
+    both, channels = (len(images), len(sums)), sums.shape[1]
+    if shapes[1:] != [(len(images), channels, side, side), both, both] or area != geometry.neuron_side**2:
+        raise ShapeError(
+            f"sums, images, transforms and coefficients have shapes {shapes}; with sides {side} (image) and "
+            f"{geometry.neuron_side} (neuron) they must be (N, C, D*D), (B, C, H, H), (B, N) and (B, N)"
+        )
+    for first in range(0, len(images), IMAGES_AT_ONCE):
+        for begin in range(0, len(sums), NEURONS_AT_ONCE):
+            some, own = slice(first, first + IMAGES_AT_ONCE), slice(begin, begin + NEURONS_AT_ONCE)
+            _add_images(sums[own], images[some], transform[some, own], move[some, own], geometry, scale)
 
 
-# Grid symmetry h = 4 f + q as: transpose first, then reverse rows, then columns.
-_QUARTERS = ((0, 0, 0), (1, 0, 1), (0, 1, 1), (1, 1, 0))
-_D4 = np.array([*_QUARTERS, *((sideways, 1 - rows, columns) for sideways, rows, columns in _QUARTERS)])
+def _add_images(
+    sums: np.ndarray, images: np.ndarray, transform: np.ndarray, move: np.ndarray, geometry: Geometry, scale: float
+) -> None:
+    """`add_batch`, tile by tile: the sums of a tile, of all neurons, stay in the cache while all images are added to
+    them, where whole neurons would come from memory for each image."""
+    from skysom.engine import batch_kernels
+
+    turns, all_places = tiles(geometry)
+    moved, runs, pairs = _runs_and_pairs(transform, move, geometry, scale)
+    blocks, room = _in_lanes(images), np.empty(len(moved) * 8 * TILE_ORBITS)
+    sides = geometry.image_side, geometry.neuron_side
+    for places in all_places:
+        local = room[: len(moved) * places.size].reshape(len(moved), *places.shape)
+        for channel in range(images.shape[1]):
+            batch_kernels.add_tile(
+                blocks, channel, places, turns, sides, dihedral.PRODUCT, runs, pairs, local, moved, sums
+            )
 
 
-@lru_cache(maxsize=FRAMES_KEPT)
-def _row_limits(geometry: Geometry, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last-but-one column (2, D) int64 that each row of base rotation ``k`` and of its transpose can fill."""
-    side = geometry.neuron_side
-    whole = (frame_taps(geometry, k)[0] >= 0).reshape(side, side)
-    filled = np.stack([whole, whole.T])
-    some = filled.any(axis=2)
-    first, stop = filled.argmax(axis=2), side - filled[:, :, ::-1].argmax(axis=2)
-    return np.where(some, first, 0), np.where(some, stop, 0)
+def _runs_and_pairs(
+    transform: np.ndarray, move: np.ndarray, geometry: Geometry, scale: float
+) -> tuple[np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """The neurons (n',) int64 that move, and the runs and pairs of `batch_kernels.add_tile`, from (B, N) arrays."""
+    from skysom.engine.batch_kernels import LANES
+
+    image, neuron = np.nonzero(np.abs(move) >= SMALLEST_FACTOR)
+    k, element = base_and_element(transform[image, neuron].astype(np.int64), geometry)
+    moved, place = np.unique(neuron, return_inverse=True)
+    block, lane = np.divmod(image, LANES)
+    run = block * geometry.base_rotations + k
+    order = np.argsort(run * LANES + lane, kind="stable")
+    start = np.flatnonzero(np.diff(run[order], prepend=-1))
+    block, k = block[order[start]], k[order[start]]
+    factor = move[image[order], neuron[order]] * scale
+    return moved, (block, k, np.append(start, len(order))), (lane[order], place[order], element[order], factor)
+
+
+def _in_lanes(images: np.ndarray) -> np.ndarray:
+    """Images (B, C, H, H) in blocks, (blocks, C, H*H, 32) float32; the last one is filled up with zeros."""
+    from skysom.engine.batch_kernels import LANES
+
+    count, channels = images.shape[:2]
+    out = np.zeros((-(-count // LANES), channels, images.shape[2] * images.shape[3], LANES), np.float32)
+    for block, first in zip(out, range(0, count, LANES), strict=True):
+        some = images[first : first + LANES]
+        block[..., : len(some)] = some.reshape(len(some), channels, -1).transpose(1, 2, 0)
+    return out
+
+
+@lru_cache(maxsize=4)
+def tiles(geometry: Geometry) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Turns (R/4, 4) of `batch_kernels.find_taps`, and the orbits of the neuron frame in tiles (8, n) of 64.
+
+    Tiles are as deep as they are long, so that each lies inside a turned image or outside as far as may be, and
+    what it reads stays in the cache from one rotation to the next. Corners that no image reaches are left out.
+    """
+    side, image = geometry.neuron_side, geometry.image_side
+    places = dihedral._symmetries(side)
+    places = places[:, places.min(axis=0) == np.arange(side * side)]
+    turns = [
+        (math.cos(angle), math.sin(angle), (side - 1) * 0.5, (image - 1) * 0.5)
+        for angle in (float(geometry.angle(k)) for k in range(geometry.base_rotations))
+    ]
+    # The first one copies the image with its margins, wherever the centres are.
+    turns[0] = 1.0, 0.0, float(geometry.margin), 0.0
+    y, x = places[0] // side - (side - 1) / 2, places[0] % side - (side - 1) / 2
+    radius, angle = np.hypot(y, x), np.arctan2(y, x)
+    ring = (radius / math.sqrt(TILE_ORBITS)).astype(int)
+    # Back and forth, so that a tile which goes on in the next ring stays in one piece.
+    order = np.lexsort((np.where(ring % 2, -angle, angle), ring))
+    order = order[radius[order] <= image / math.sqrt(2) + 1]
+    parts = [order[first : first + TILE_ORBITS] for first in range(0, len(order), TILE_ORBITS)]
+    return np.array(turns, np.float32), [np.ascontiguousarray(places[:, part], np.int32) for part in parts]
 
 
 def moved_weights(weights: np.ndarray, keep: np.ndarray, sums: np.ndarray, scale: float) -> np.ndarray:

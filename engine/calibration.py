@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from skysom.engine.blocks import BLOCK_IMAGES, padded
 from skysom.engine.certified import CONFIDENCE, Calibration, CertifiedSearch
 from skysom.engine.errors import EngineError
 from skysom.engine.match import Match
-from skysom.engine.polar import Part, padded
-from skysom.engine.search import BLOCK_IMAGES, as_batch, geometry_of, weighted
+from skysom.engine.search import as_batch, geometry_of, weighted
 from skysom.engine.som import Som
 
 SAFETY = 4.0
@@ -85,10 +85,9 @@ def needed_margin(search: CertifiedSearch, images: np.ndarray, match: Match) -> 
     unit = np.full(len(block), -1)
     unit[:count] = np.where(finite[:count], match.bmu, -1)
 
-    def best_units(part: Part, squared: np.ndarray, level: np.ndarray) -> np.ndarray:
-        return np.arange(part.first, part.first + len(part.best))[:, None] == unit
-
-    scored = search.score(block, best_units)
+    scored = search.score(block, unit >= 0, np.arange(len(search.scores.norms))[:, None] == unit)
+    own = np.flatnonzero(scored.neuron == unit[scored.image])
+    scored = scored.pairs(own)
     values = search.values(scored)
     transform = match.transform[np.arange(count), match.bmu]
     score = np.full(len(block), np.nan)

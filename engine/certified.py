@@ -12,20 +12,22 @@ match. It is that of the exact search unless the best match lies beyond the marg
 about frequencies: `Calibration` says how often at most.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from skysom.engine import dihedral
+from skysom.engine.blocks import image_innermost, padded
+from skysom.engine.coarse import CoarseScores
+from skysom.engine.direct import at_places, sums_at_places
 from skysom.engine.energies import energies
 from skysom.engine.errors import EngineError
+from skysom.engine.exact import Search, sample
 from skysom.engine.geometry import Geometry
 from skysom.engine.match import Match, as_match, check_shapes
-from skysom.engine.polar import Part, Scores, image_innermost, padded
-from skysom.engine.search import Search, base_and_element, sample
-from skysom.engine.steering import steer
+from skysom.engine.polar import Scores
+from skysom.engine.steering import steering
 
 Array = Any
 
@@ -81,9 +83,9 @@ class Effort:
 class Scored:
     """Scores of a block of B images.
 
-    squared (N, B) float64, transform (N, B): the best of each neuron; unturned (8, N, B): scores of k = 0 for each
-    symmetry; energies (8, R/4, B) float32; level (B,): their mean; neuron, image (n,) and coefficients (F, M, 2, n)
-    of the pairs that were asked for.
+    squared (N, B) float64, transform (N, B): the best of each neuron, a coarse one (`coarse`) where it cannot hold the
+    best match; unturned (8, N, B): scores of k = 0 for each symmetry; energies (8, R/4, B) float32; level (B,): their
+    mean; neuron, image (n,) and coefficients (n, F, 2 M) of the pairs that may hold candidates.
     """
 
     squared: np.ndarray
@@ -100,11 +102,9 @@ class Scored:
         """(B,) the best score of each image."""
         return self.squared.min(axis=0)
 
-    def pairs(self, some: slice) -> "Scored":
+    def pairs(self, some: slice | np.ndarray) -> "Scored":
         """With ``some`` of the pairs only."""
-        return replace(
-            self, neuron=self.neuron[some], image=self.image[some], coefficients=self.coefficients[..., some]
-        )
+        return replace(self, neuron=self.neuron[some], image=self.image[some], coefficients=self.coefficients[some])
 
 
 class Candidates(NamedTuple):
@@ -144,10 +144,9 @@ class CertifiedSearch:
         if geometry.base_rotations == 1:
             return  # nothing is interpolated: the exact search has as little to do
         self.scores = Scores(self.exact.weights, geometry, band)
-        table = self.exact.table
-        flat = self.exact.weights.reshape(*weights.shape[:2], -1)
-        self.places = np.take(flat, np.ascontiguousarray(table.pixels.T), axis=2)  # (N, C, 8, O), contiguous
-        self.share = np.ascontiguousarray((table.inside * table.weight[:, None]).T.astype(np.float32))
+        self.coarse = CoarseScores(self.scores)
+        self.steering = tuple(np.ascontiguousarray(part.T) for part in steering(self.scores.table))
+        self.places = at_places(self.exact.weights, self.exact.table)
         self.brightness = _brightness(self.scores.norms)
 
     def __call__(self, images: np.ndarray) -> Match:
@@ -161,7 +160,7 @@ class CertifiedSearch:
             return self.exact(images), Effort(none, none, none.astype(float), none.astype(bool))
         images, finite, count = padded(images)
         wanted = finite & (np.arange(len(images)) < count)
-        scored = self.score(images, self._near(wanted))
+        scored = self.score(images, wanted)
         limits = self._limits(scored, wanted)
         every = self._candidates(scored, limits)
         found = np.bincount(every.row, minlength=len(images))
@@ -169,37 +168,58 @@ class CertifiedSearch:
         lost = (found == 0) | (scored.level < FAINTEST)
         fallback = (found > MOST_CANDIDATES) | wanted & lost
         candidates = Candidates(*(part[~fallback[every.row]] for part in every))
-        sums = self.direct(images, *candidates[:3])
+        sums = sums_at_places(images, self.places, self.exact.table, *candidates[:3])
         match, effort = self._decide(scored, limits, candidates, sums, finite)
         match = self._fall_back(images, match, np.flatnonzero(fallback))
         return _first(match, count), _first(replace(effort, fallback=fallback), count)
 
-    def score(self, images: np.ndarray, want: Callable[[Part, np.ndarray, np.ndarray], np.ndarray]) -> Scored:
-        """Scores of a block of ``images`` (B, C, H, H), and coefficients of the pairs that ``want`` asks for.
+    def score(self, images: np.ndarray, wanted: np.ndarray, asked: np.ndarray | None = None) -> Scored:
+        """Scores of a block of ``images`` (B, C, H, H), as far as ``wanted`` (B,) bool.
 
-        want(part, squared, level) returns (n, B) bool for the neurons of the part; ``squared`` (N', B) float64 are the
-        best scores up to and with the part.
+        Its pairs are those within the margin, and those ``asked`` for (N, B) bool.
         """
         inner = image_innermost(images)
         unturned = self._unturned(inner)
-        turned = self._turned_energies(inner)
-        level = turned[:, 1:].mean(axis=(0, 1), dtype=np.float64)
-        batch = inner.shape[2]
+        energies = self._turned_energies(inner)
+        level = energies[:, 1:].mean(axis=(0, 1), dtype=np.float64)
+        spectra = self.scores.spectra(inner)
+        apart = np.ascontiguousarray(spectra.transpose(3, 0, 1, 2))
+        coarse = self.coarse(spectra, apart, energies)
         squared, element = unturned.min(axis=0), unturned.argmin(axis=0)
         transform = (element // 4) * self.geometry.rotations + (element % 4) * self.geometry.base_rotations
-        pairs, kept = [], []
-        for part in self.scores(self.scores.spectra(inner), turned, 1):
-            stop = part.first + len(part.best)
-            own = part.best + self.scores.norms[part.first : stop, None]
-            better = own < squared[part.first : stop]
-            transform[part.first : stop][better] = part.transform[better]
-            squared[part.first : stop][better] = own[better]
-            columns = np.flatnonzero(want(part, squared[:stop], level))
-            pairs.append(columns + part.first * batch)
-            kept.append(part.coefficients[..., columns])
-        neuron, image = np.divmod(np.concatenate(pairs), batch)
-        coefficients = np.concatenate(kept, axis=3)
-        return Scored(squared, transform, unturned, turned, level, neuron, image, coefficients)
+        none = np.zeros(0, np.int64)
+        found = Scored(squared, transform, unturned, energies, level, none, none, np.zeros((0, 1, 0), np.float32))
+        turned = coarse.squared < squared
+        transform[turned], squared[turned] = coarse.transform[turned], coarse.squared[turned]
+        # The most promising neurons first: their scores bound the best one from above.
+        first = np.argpartition(squared, self.exact_neurons - 1, axis=0)[: self.exact_neurons]
+        self._refine(found, apart, first.reshape(-1), np.tile(np.arange(len(apart)), self.exact_neurons))
+        reach = self._reach(level, self.scores.norms)
+        threshold = np.take_along_axis(squared, first, axis=0).max(axis=0)
+        # Not "at most": scores that are not numbers are looked at.
+        survive = ~(coarse.squared - coarse.bound > threshold + reach) & wanted & np.isfinite(threshold)
+        self._refine(found, apart, *np.nonzero(survive))
+        keep = survive & (squared <= self._threshold(squared) + reach)
+        neuron, image = np.nonzero(keep if asked is None else keep | asked)
+        return replace(found, neuron=neuron, image=image, coefficients=self._correlate(apart, neuron, image))
+
+    def _refine(self, scored: Scored, apart: np.ndarray, neuron: np.ndarray, image: np.ndarray) -> None:
+        """Put the best scores of all orders of some pairs into ``scored``."""
+        for first in range(0, len(neuron), PAIRS_AT_ONCE):
+            some = neuron[first : first + PAIRS_AT_ONCE], image[first : first + PAIRS_AT_ONCE]
+            part = replace(scored, neuron=some[0], image=some[1], coefficients=self._correlate(apart, *some))
+            values = self.values(part)
+            best = values.argmin(axis=1)
+            scored.transform[some], scored.squared[some] = best, values[np.arange(len(best)), best]
+
+    def _correlate(self, apart: np.ndarray, neuron: np.ndarray, image: np.ndarray) -> np.ndarray:
+        """Coefficients (n, F, 2 M) of the pairs, from the images' (B, M, 2, K)."""
+        from skysom.engine import polar_kernels
+
+        flips = 2 if self.geometry.flip else 1
+        out = np.empty((len(neuron), flips, 2 * self.scores.table.band), np.float32)
+        polar_kernels.correlate_pairs(self.scores.coefficients, apart, neuron, image, out)
+        return out
 
     def values(self, scored: Scored) -> np.ndarray:
         """Scores (n, T) float64 of the pairs of ``scored`` at every transform; k = 0 from the exact products."""
@@ -207,32 +227,18 @@ class CertifiedSearch:
 
         geometry = self.geometry
         values = np.empty((len(scored.neuron), geometry.transforms), np.float32)
-        steered = steer(scored.coefficients, self.scores.table)
-        polar_kernels.all_turned(steered, scored.energies, scored.image, values)
+        polar_kernels.scores_of_pairs(
+            scored.coefficients, *self.steering, scored.energies.transpose(2, 0, 1).copy(), scored.image, values
+        )
         found = values + self.scores.norms[scored.neuron][:, None]
         elements = list(geometry.elements)
         found[:, :: geometry.base_rotations] = scored.unturned[elements][:, scored.neuron, scored.image].T
         return found
 
-    def direct(self, images: np.ndarray, row: np.ndarray, neuron: np.ndarray, transform: np.ndarray) -> np.ndarray:
-        """Direct sums of squares (n,) float64 of the triples (image row, neuron, transform)."""
-        from skysom.engine import polar_kernels
-
-        table = self.exact.table
-        k, element = base_and_element(transform, self.geometry)
-        order = np.lexsort((k, row))
-        found, sums = np.empty(len(row)), np.empty(len(row))
-        polar_kernels.direct_sums(
-            images.reshape(*images.shape[:2], -1), *table.taps, self.geometry.image_side, dihedral.PRODUCT, self.share,
-            self.places, row[order], k[order], element[order], neuron[order], found,
-        )  # fmt: skip
-        sums[order] = found
-        return sums
-
     def _unturned(self, inner: np.ndarray) -> np.ndarray:
         """Squared distances (8, N, B) float64 at the grid symmetries of the image as it is; unused ones are inf."""
         exact = self.exact
-        spectra, norms = sample(inner, exact.table, 0, 1, exact.common)
+        spectra, norms = sample(inner, exact.table, slice(0, 1), exact.common)
         values = dihedral.inverse(*dihedral.products(exact.spectra, spectra)).astype(np.float64)
         values += norms[:, 0, None, :] + exact.norms[:, None]
         unused = np.setdiff1d(np.arange(8), self.geometry.elements)
@@ -253,16 +259,6 @@ class CertifiedSearch:
             self.geometry.image_side, norms[:, 1:],
         )  # fmt: skip
         return norms.astype(np.float32)
-
-    def _near(self, wanted: np.ndarray) -> Callable[[Part, np.ndarray, np.ndarray], np.ndarray]:
-        """Asks for the pairs that may still hold candidates, among the scores seen so far."""
-
-        def want(part: Part, squared: np.ndarray, level: np.ndarray) -> np.ndarray:
-            own_norms = self.scores.norms[part.first : part.first + len(part.best)]
-            limit = self._threshold(squared) + self._reach(level, own_norms)
-            return (part.best + own_norms[:, None] <= limit) & wanted
-
-        return want
 
     def _threshold(self, squared: np.ndarray) -> np.ndarray:
         """(B,) the best score, or that of the last neuron whose distance shall be exact."""
@@ -345,7 +341,7 @@ class CertifiedSearch:
     def _fall_back(self, images: np.ndarray, match: Match, rows: np.ndarray) -> Match:
         """``match`` with ``rows`` searched exactly, one by one: no result depends on the images beside it."""
         for row in rows:
-            found = self.exact(images[row : row + 1], pad=False)
+            found = self.exact(images[row : row + 1], alone=True)
             for name in Match.__dataclass_fields__:
                 getattr(match, name)[row] = getattr(found, name)[0]
         return match

@@ -34,13 +34,6 @@ def _symmetries(side: int) -> np.ndarray:
     return np.stack([*turns, *(turn[::-1] for turn in turns)]).reshape(8, -1)
 
 
-@lru_cache(maxsize=4)
-def region_sources(geometry: Geometry) -> np.ndarray:
-    """(8, P) int32: pixel of the base rotation that element h = 4 f + q brings to each pixel of the region."""
-    places = _symmetries(geometry.neuron_side)[:, geometry.region_mask.reshape(-1)]
-    return np.ascontiguousarray(places.astype(np.int32))
-
-
 def _product_table() -> np.ndarray:
     """(8, 8) int: element g h, h acting first."""
     places = _symmetries(3)

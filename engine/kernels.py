@@ -10,34 +10,76 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from skysom.engine.blocks import BLOCK_IMAGES
+
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 # Long float64 sums may be reordered, the same way every time.
 _SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
+LANES = BLOCK_IMAGES
+FEW_ROWS = 8
+"""Orbits whose squares are summed in float32 before they go to the float64 sum."""
 
 
 @njit(**_OPTIONS)
-def sample_block(images, index, low, right, weight, inside, complete, product, side, common, scalars, matrices, norms):
-    """Sample, transform and square base rotations of a block of images, minus the template ``common``.
+def sample_block(
+    images, index, low, right, weight, inside, complete, product, side, common, first, scalars, matrices, norms
+):
+    """Sample, transform and square base rotations of a block of 32 images, minus the template ``common``.
 
-    images (C, H*W, B); index, low, right (k, O, 8); common (C, O); fills scalars (4, C*O, k*B) and matrices
-    (C*O, 2, 2, k*B); adds to norms (9, k, B) float64: orbits that lie partly in the region per
-    symmetry in 0..7, complete ones (the same for all) in 8.
+    images (C, H*W, 32); index, low, right (k, O, 8); common (C, O); fills scalars (4, K', k*32) and matrices
+    (K', 2, 2, k*32) with the K' rows (orbits, channel by channel) from ``first`` on; adds to norms (9, k, 32) float64:
+    orbits that lie partly in the region per symmetry in 0..7, complete ones (the same for all) in 8.
     """
-    channels, _, batch = images.shape
     rotations, count, _ = index.shape
-    v = np.empty((8, batch), np.float32)
-    for c in range(channels):
+    v, squares = np.empty((8, LANES), np.float32), np.zeros((rotations, LANES), np.float32)
+    for row in range(scalars.shape[1]):
+        c, o = (first + row) // count, (first + row) % count
         image = images[c]
-        for o in range(count):
-            # Rotations innermost: neighbouring ones read neighbouring pixels, and fill one row after another.
-            for k in range(rotations):
-                for g in range(8):
-                    _sample(image, index[k, o, g], low[k, o, g], right[k, o, g], side, common[c, o], v[g])
-                _butterfly(v, scalars, matrices, c * count + o, k * batch)
-                if o < complete:
-                    _add_squares(v, weight[o], norms[8, k])
-                else:
-                    _add_partial_squares(v, inside[o], product, weight[o], norms, k)
+        # Rotations innermost: neighbouring ones read neighbouring pixels, and fill one row after another.
+        for k in range(rotations):
+            for g in range(8):
+                _sample_lanes(image, index[k, o, g], low[k, o, g], right[k, o, g], side, common[c, o], v[g])
+            own = weight[o] if o < complete else np.float32(0)
+            _butterfly_lanes(v, own, scalars, matrices, row, k * LANES, squares[k])
+            if o >= complete:
+                _add_partial_squares(v, inside[o], product, weight[o], norms, k)
+        if row % FEW_ROWS == FEW_ROWS - 1 or row == scalars.shape[1] - 1:
+            norms[8] += squares
+            squares[:] = 0
+
+
+@njit(**_OPTIONS)
+def _sample_lanes(image, i, fy, fx, side, common, out):
+    """`_sample` of as many images as the compiler knows of, which saves it a third of the time."""
+    if i < 0:
+        out[:] = -common
+        return
+    # Unsigned indices: numba's handling of negative ones costs as much as the interpolation.
+    at, one, below = np.uintp(i), np.uintp(1), np.uintp(side)
+    cy, cx = np.float32(1) - fy, np.float32(1) - fx
+    w00, w01, w10, w11 = cy * cx, cy * fx, fy * cx, fy * fx
+    x00, x01, x10, x11 = image[at], image[at + one], image[at + below], image[at + below + one]
+    for b in range(LANES):
+        out[b] = (w11 * x11[b] + (w10 * x10[b] + (w00 * x00[b] + w01 * x01[b]))) - common
+
+
+@njit(**_OPTIONS)
+def _butterfly_lanes(v, weight, scalars, matrices, row, at, squares):
+    """`_butterfly` and, where the orbit is complete, `_add_squares` in one pass over the samples."""
+    for b in range(LANES):
+        v0, v1, v2, v3, v4, v5, v6, v7 = v[0, b], v[1, b], v[2, b], v[3, b], v[4, b], v[5, b], v[6, b], v[7, b]
+        e0, e1, e2, e3 = v0 + v4, v1 + v5, v2 + v6, v3 + v7
+        o0, o1, o2, o3 = v0 - v4, v1 - v5, v2 - v6, v3 - v7
+        scalars[0, row, at + b] = (e0 + e2) + (e1 + e3)
+        scalars[1, row, at + b] = (e0 + e2) - (e1 + e3)
+        scalars[2, row, at + b] = (o0 + o2) + (o1 + o3)
+        scalars[3, row, at + b] = (o0 + o2) - (o1 + o3)
+        matrices[row, 0, 0, at + b] = e0 - e2
+        matrices[row, 0, 1, at + b] = e3 - e1
+        matrices[row, 1, 0, at + b] = o1 - o3
+        matrices[row, 1, 1, at + b] = o0 - o2
+        half, rest = (v0 * v0 + v1 * v1) + (v2 * v2 + v3 * v3), (v4 * v4 + v5 * v5) + (v6 * v6 + v7 * v7)
+        squares[b] += weight * (half + rest)
 
 
 @njit(**_OPTIONS)
@@ -74,7 +116,7 @@ def _add_squares(v, weight, norms):
     for b in range(v.shape[1]):
         half = (v[0, b] * v[0, b] + v[1, b] * v[1, b]) + (v[2, b] * v[2, b] + v[3, b] * v[3, b])
         rest = (v[4, b] * v[4, b] + v[5, b] * v[5, b]) + (v[6, b] * v[6, b] + v[7, b] * v[7, b])
-        norms[b] += np.float64((half + rest) * weight)
+        norms[b] += (half + rest) * weight
 
 
 @njit(**_OPTIONS)
@@ -116,10 +158,10 @@ def sample_each(images, index, low, right, weight, inside, complete, product, si
 
 
 @njit(**_OPTIONS)
-def sample_one(image, index, low, right, weight, inside, complete, product, side, scalars, matrices, norms):
+def sample_one(image, index, low, right, weight, inside, complete, product, side, common, scalars, matrices, norms):
     """`sample_block` of one ``image`` (C, H*W): its float32 samples, transformed and squared in float64.
 
-    Fills scalars (4, C*O, k) and matrices (C*O, 2, 2, k); adds to norms (9, 1, k), all float64.
+    Fills scalars (4, C*O, k) and matrices (C*O, 2, 2, k), float32 or float64; adds to norms (9, 1, k) float64.
     """
     rotations, count, _ = index.shape
     v = np.empty((8, rotations))
@@ -127,7 +169,8 @@ def sample_one(image, index, low, right, weight, inside, complete, product, side
         for o in range(count):
             for k in range(rotations):
                 for g in range(8):
-                    v[g, k] = _interpolate(image[c], index[k, o, g], low[k, o, g], right[k, o, g], side)
+                    sample = _interpolate(image[c], index[k, o, g], low[k, o, g], right[k, o, g], side)
+                    v[g, k] = sample - common[c, o]
             _butterfly(v, scalars, matrices, c * count + o, 0)
             if o < complete:
                 _add_squares(v, weight[o], norms[8, 0])
@@ -148,18 +191,36 @@ def _interpolate(plane, i, fy, fx, side):
 def minimum_block(scalars, matrices, norms, first, base_rotations, rotations, elements, best, best_t, best_product):
     """Fold the products of a block of rotations into the running minimum over transforms.
 
-    scalars (4, N, k*B), matrices (N, 2, 2, k*B) are parts of -2 <r, w>; norms (8, k, B) float32 are
-    |r|^2. best (N, B) float32 holds the smallest |r|^2 - 2 <r, w>, best_t its transform, best_product
-    its -2 <r, w>. Equal values keep the lower transform.
+    scalars (P, 4, N, k*B), matrices (P, N, 2, 2, k*B) add up, over P parts of the orbits, to parts of -2 <r, w>;
+    norms (8, k, B) float32 are |r|^2. best (N, B) float32 holds the smallest |r|^2 - 2 <r, w>, best_t its transform,
+    best_product its -2 <r, w>. Equal values keep the lower transform.
     """
     neurons, batch = best.shape
-    value = np.empty((8, batch), np.float32)
+    total, value = np.empty((8, batch), np.float32), np.empty((8, batch), np.float32)
     for n in range(neurons):
         for k in range(norms.shape[1]):
-            _inverse(scalars, matrices, n, k * batch, value)
+            _add_parts(scalars, matrices, n, k * batch, total)
+            _inverse(total, value)
             for h in elements:
                 t = np.int32((h // 4) * rotations + (h % 4) * base_rotations + first + k)
                 _keep_smaller(value[h], norms[h, k], t, best[n], best_t[n], best_product[n])
+
+
+@njit(**_OPTIONS)
+def _add_parts(scalars, matrices, n, at, total):
+    batch = total.shape[1]
+    for j in range(4):
+        total[j] = scalars[0, j, n, at : at + batch]
+        total[4 + j] = matrices[0, n, j // 2, j % 2, at : at + batch]
+        for p in range(1, scalars.shape[0]):
+            _add(total[j], scalars[p, j, n, at : at + batch])
+            _add(total[4 + j], matrices[p, n, j // 2, j % 2, at : at + batch])
+
+
+@njit(**_OPTIONS)
+def _add(total, part):
+    for b in range(total.size):
+        total[b] += part[b]
 
 
 @njit(**_OPTIONS)
@@ -173,14 +234,11 @@ def _keep_smaller(product, norm, t, best, best_t, best_product):
 
 
 @njit(**_OPTIONS)
-def _inverse(scalars, matrices, n, at, value):
+def _inverse(total, value):
     for b in range(value.shape[1]):
-        s0, s1 = scalars[0, n, at + b], scalars[1, n, at + b]
-        s2, s3 = scalars[2, n, at + b], scalars[3, n, at + b]
-        even, odd = s0 + s1, s0 - s1
-        even_flip, odd_flip = s2 + s3, s2 - s3
-        m00, m01 = matrices[n, 0, 0, at + b], matrices[n, 0, 1, at + b]
-        m10, m11 = matrices[n, 1, 0, at + b], matrices[n, 1, 1, at + b]
+        even, odd = total[0, b] + total[1, b], total[0, b] - total[1, b]
+        even_flip, odd_flip = total[2, b] + total[3, b], total[2, b] - total[3, b]
+        m00, m01, m10, m11 = total[4, b], total[5, b], total[6, b], total[7, b]
         trace, twist = m00 + m11, m10 - m01
         trace_flip, twist_flip = m00 - m11, -(m01 + m10)
         value[0, b] = (even + even_flip) + trace
@@ -195,12 +253,13 @@ def _inverse(scalars, matrices, n, at, value):
 
 @njit(**_OPTIONS)
 def all_products(scalars, matrices, rotations_in_block, batch):
-    """-2 <h r, w> for every symmetry: (N, 8, k, B) float32 from the products of a block."""
-    neurons = scalars.shape[1]
-    out = np.empty((neurons, 8, rotations_in_block, batch), np.float32)
+    """-2 <h r, w> for every symmetry: (N, 8, k, B) float32 from the products of a block, as of `minimum_block`."""
+    neurons = scalars.shape[2]
+    out, total = np.empty((neurons, 8, rotations_in_block, batch), np.float32), np.empty((8, batch), np.float32)
     for n in range(neurons):
         for k in range(rotations_in_block):
-            _inverse(scalars, matrices, n, k * batch, out[n, :, k, :])
+            _add_parts(scalars, matrices, n, k * batch, total)
+            _inverse(total, out[n, :, k, :])
     return out
 
 
@@ -232,15 +291,41 @@ def square_norm(neuron, places):
     return total
 
 
+@njit(**_OPTIONS)
+def _sample_orbits(plane, index, low, right, side, out):
+    # Unsigned indices, as in `_sample_lanes`.
+    one, below = np.uintp(1), np.uintp(side)
+    for o in range(np.uintp(index.shape[0])):
+        for g in range(np.uintp(8)):
+            i = np.uintp(max(index[o, g], np.int32(0)))
+            fy, fx = low[o, g], right[o, g]
+            cy, cx = np.float32(1) - fy, np.float32(1) - fx
+            upper = (cy * cx) * plane[i] + (cy * fx) * plane[i + one]
+            value = (fy * fx) * plane[i + below + one] + ((fy * cx) * plane[i + below] + upper)
+            out[g, o] = value if index[o, g] >= 0 else np.float32(0)
+
+
 @njit(**_SUMS)
-def direct_distance(frame, sources, neuron, places):
-    """Direct sum of squares, float64, of ``frame`` at ``sources`` minus ``neuron`` at ``places``, (C, D*D) each."""
-    total = 0.0
-    for c in range(frame.shape[0]):
-        for p in range(places.size):
-            difference = np.float64(frame[c, sources[p]]) - np.float64(neuron[c, places[p]])
-            total += difference * difference
-    return total
+def direct_sums(images, index, low, right, side, product, share, neurons, row, k, element, unit, out):
+    """Direct sums of squares, out (n,) float64, of candidates sorted by (image row, base rotation k).
+
+    images (B, C, H*W); index, low, right (R/4, O, 8); share (8, O) float32 weight of each place, 0 outside the
+    region; neurons (N, C, 8, O) float32, weights at the places of the orbits.
+    """
+    channels, count = images.shape[1], index.shape[1]
+    v = np.empty((channels, 8, count), np.float32)
+    for i in range(row.size):
+        if i == 0 or row[i] != row[i - 1] or k[i] != k[i - 1]:
+            for c in range(channels):
+                _sample_orbits(images[row[i], c], index[k[i]], low[k[i]], right[k[i]], side, v[c])
+        total = 0.0
+        for c in range(channels):
+            for g in range(8):
+                turned, own, weight = v[c, product[g, element[i]]], neurons[unit[i], c, g], share[g]
+                for o in range(count):
+                    difference = np.float64(turned[o]) - np.float64(own[o])
+                    total += difference * difference * np.float64(weight[o])
+        out[i] = total
 
 
 @njit(**_OPTIONS)
@@ -278,58 +363,6 @@ def neuron_spectrum(neuron, pixels, scale, scalars, matrices, n):
             matrices[n, 0, row, 1] = two * (o1 - o3)
             matrices[n, 1, row, 0] = two * (e3 - e1)
             matrices[n, 1, row, 1] = two * (o0 - o2)
-
-
-@njit(**_OPTIONS)
-def add_turned(frame, first, stop, rows_reversed, columns_reversed, factor, sums, side):
-    """Add round(factor * frame), as int64, to ``sums``: one coefficient times one turned image in fixed point.
-
-    frame, sums (C, D*D); first, stop (D,): where the rows of ``frame`` may differ from zero; the rows and
-    columns of ``frame`` are reversed as asked on the way.
-    """
-    for c in range(frame.shape[0]):
-        plane, total = frame[c], sums[c]
-        for y in range(side):
-            at, count = (side - 1 - y if rows_reversed else y) * side, stop[y] - first[y]
-            source = plane[y * side + first[y] : y * side + stop[y]]
-            if columns_reversed:
-                target = total[at + side - stop[y] : at + side - first[y]]
-                for x in range(count):
-                    target[x] += np.int64(np.rint(source[count - 1 - x] * factor))
-            else:
-                target = total[at + first[y] : at + stop[y]]
-                for x in range(count):
-                    target[x] += np.int64(np.rint(source[x] * factor))
-
-
-@njit(**_OPTIONS)
-def add_frame(frames, first, stop, sideways, reversals, factors, neurons, sums, side):
-    """`add_turned` of one base rotation for every neuron that it moves.
-
-    frames (2, C, D*D): the rotated image and its transpose; first, stop (2, D) their rows; sideways (n,) which of the
-    two; reversals (n, 2) rows and columns; factors (n,) float64; neurons (n,) rows of sums (N, C, D*D) int64.
-    """
-    for i in range(neurons.size):
-        way = sideways[i]
-        rows, columns = reversals[i, 0] == 1, reversals[i, 1] == 1
-        add_turned(frames[way], first[way], stop[way], rows, columns, factors[i], sums[neurons[i]], side)
-
-
-@njit(**_OPTIONS)
-def rotate_rows(image, index, low, right, first, stop, side, out):
-    """`rotate_frame` of the pixels first[y] <= x < stop[y] of each row; the rest of ``out`` (C, D*D) is left alone."""
-    # Unsigned indices: numba's handling of negative ones is what keeps `rotate_frame` three times slower.
-    one, below = np.uintp(1), np.uintp(side)
-    for c in range(image.shape[0]):
-        plane, target = image[c], out[c]
-        for y in range(first.size):
-            for p in range(np.uintp(y * first.size + first[y]), np.uintp(y * first.size + stop[y])):
-                i = np.uintp(max(index[p], np.int32(0)))
-                fy, fx = low[p], right[p]
-                cy, cx = np.float32(1) - fy, np.float32(1) - fx
-                upper = (cy * cx) * plane[i] + (cy * fx) * plane[i + one]
-                value = (fy * fx) * plane[i + below + one] + ((fy * cx) * plane[i + below] + upper)
-                target[p] = value if index[p] >= 0 else np.float32(0)
 
 
 @njit(**_OPTIONS)

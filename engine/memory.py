@@ -10,11 +10,13 @@ from functools import cached_property
 
 import numpy as np
 
+from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.certified import PAIRS_AT_ONCE
+from skysom.engine.direct import FRAMES_KEPT
+from skysom.engine.exact import DOUBLE_NEURONS, panels
 from skysom.engine.geometry import Geometry
 from skysom.engine.polar import PART_NEURONS
 from skysom.engine.rings import BANDS, FEW_NEURONS, SOME_PIXELS, ring_radii
-from skysom.engine.search import BLOCK_IMAGES, DOUBLE_NEURONS, FRAMES_KEPT, rotation_blocks
 from skysom.engine.update import AHEAD_IMAGES
 
 PAIRS_SHARE, PAIRS_LEAST = 0.05, 5
@@ -128,8 +130,7 @@ def projected_memory(
                    8 C H^2 B + 48 N B + 144 b B + panels
                    8 C H^2 B + 110 N B + (60 + 4 C) D^2: direct sums
                    8 C H^2 B + 110 N B + 64 K (b + n) + 64 T n: the same in float64, of images that nearly are neurons
-        panels     32 (K + N) B r, and with further rotations again 32 max(K, N) B r', of r and then r' rotations: the
-                   old ones live until the new ones are there
+        panels     32 B r (K' + N K / K') of r rotations and K' rows at a time
     """
     sizes = _Sizes(geometry, neurons, channels)
     results = 26 * neurons * max(batch - BLOCK_IMAGES, 0)
@@ -286,12 +287,11 @@ def _exact_kept(sizes: _Sizes) -> int:
 def _exact_block(sizes: _Sizes, images: int) -> int:
     """What a block of ``images`` takes for a while in an exact search."""
     rows, neurons, bases = sizes.rows, sizes.neurons, sizes.bases
-    ranges = list(rotation_blocks(sizes.geometry, images, max(rows, neurons)))
-    first, second = ([stop - start for start, stop in ranges] + [0])[:2]
-    panels = 32 * images * ((rows + neurons) * first + max(rows, neurons) * second)
+    step, depth = panels(sizes.geometry, rows, neurons)
+    panel = 32 * images * step * (depth + -(-rows // depth) * neurons)
     some = min(neurons, DOUBLE_NEURONS)
     double = 64 * rows * (bases + some) + 64 * some * sizes.geometry.transforms
-    products = 48 * neurons * images + 144 * bases * images + panels
+    products = 48 * neurons * images + 144 * bases * images + panel
     sums = 110 * neurons * images + max(double, _one_frame(sizes))
     return images * sizes.image * 8 + max(5 * images * sizes.image, products, sums)
 

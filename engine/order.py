@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skysom.engine.search import BLOCK_IMAGES
+from skysom.engine.blocks import BLOCK_IMAGES
 
 CHUNK_IMAGES = 64
 """Consecutive images that stay in one window, so that what is read together is used together."""

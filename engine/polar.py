@@ -6,12 +6,14 @@ for |r|^2 is the caller's: `polar_energies` is unbiased in angle, `energies` is 
 """
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from skysom.engine import steering
+from skysom.engine.blocks import image_innermost, padded
 from skysom.engine.errors import EngineError, ShapeError
 from skysom.engine.geometry import Geometry
 from skysom.engine.match import Match, as_match, check_shapes, finite_images
@@ -25,7 +27,6 @@ from skysom.engine.rings import (
     sampled_spectra,
     transformed,
 )
-from skysom.engine.search import BLOCK_IMAGES
 
 Array = Any
 
@@ -37,12 +38,10 @@ PART_NEURONS = 32
 class Part:
     """Scores of some neurons ``first`` .. for a block of B images.
 
-    coefficients (F, M, 2, n*B) float32: correlations per order; best (n, B) float32: the least |r|^2 - 2 <r, w>;
-    transform (n, B) int32: where.
+    best (n, B) float32: the least |r|^2 - 2 <r, w>; transform (n, B) int32: where.
     """
 
     first: int
-    coefficients: np.ndarray
     best: np.ndarray
     transform: np.ndarray
 
@@ -50,7 +49,8 @@ class Part:
 class Scores:
     """Neurons on rings: made once for a map, NumPy only.
 
-    weights (N, C, D, D) float32. band: orders kept, None to choose it by `band_limit`; ``lost`` is then the share of
+    weights (N, C, D, D) float32. coefficients (N, M, 2, K) float32; norms (N,) float64, |w|^2 over the region; table:
+    the rings. band: orders kept, None to choose it by `band_limit`; ``lost`` is then the share of
     the neurons' energy beyond it. on_rings: makes the neurons' coefficients, `neuron_spectra` or `sampled_spectra`.
     """
 
@@ -69,12 +69,23 @@ class Scores:
         if band is None:
             band, self.lost = band_limit(weights, geometry)
         self.table = rings(geometry, band)
-        starts = range(0, len(weights), PART_NEURONS)
-        # One part after another: spectra of all neurons at once would need twice their memory.
-        parts = (on_rings(weights[first : first + PART_NEURONS], self.table) for first in starts)
-        self.parts = [part.reshape(len(part), -1, part.shape[3]) for part in parts]
         region, flat = np.flatnonzero(geometry.region_mask), weights.reshape(*weights.shape[:2], -1)
         self.norms = np.array([kernels.square_norm(neuron, region) for neuron in flat])
+        self.coefficients = np.empty((len(weights), band, 2, weights.shape[1] * len(self.table)), np.float32)
+        for first in range(0, len(weights), PART_NEURONS):
+            # One part after another: spectra of all neurons at once would need twice their memory.
+            part = on_rings(weights[first : first + PART_NEURONS], self.table)
+            self.coefficients[first : first + PART_NEURONS] = part.transpose(2, 0, 1, 3)
+
+    def lowest_orders(self, count: int) -> "Scores":
+        """The same neurons with the orders below ``count`` only, a multiple of 4; all of them where there are less."""
+        table, low = self.table, copy(self)
+        if count >= table.band:
+            return low
+        kept = table.orders < count
+        low.table = replace(table, band=count, orders=table.orders[kept])
+        low.coefficients = np.ascontiguousarray(self.coefficients[:, kept])
+        return low
 
     def spectra(self, inner: np.ndarray) -> np.ndarray:
         """Coefficients (M, 2, K, B) float32 of images (C, H*H, B), image innermost."""
@@ -85,29 +96,28 @@ class Scores:
         polar_kernels.sample_rings(inner, *table.taps, table.geometry.image_side, False, samples)
         return transformed(samples, table)
 
-    def __call__(self, spectra: np.ndarray, energies: np.ndarray, first_rotation: int = 0) -> Iterator[Part]:
-        """Parts of all neurons for ``spectra`` (M, 2, K, B) and ``energies`` (8, R/4, B) float32."""
+    def __call__(self, spectra: np.ndarray, energies: np.ndarray, step: int = 1) -> Iterator[Part]:
+        """Parts of all neurons for ``spectra`` (M, 2, K, B) and ``energies`` (8, k, B) float32.
+
+        Of every ``step``-th base rotation, k in all; the transforms are numbered as if there were no others.
+        """
         from skysom.engine import polar_kernels
 
         band, _, rows, batch = spectra.shape
         flips = 2 if self.geometry.flip else 1
         # Real and imaginary parts side by side: one wide product an order.
-        wide = np.ascontiguousarray(spectra.transpose(0, 2, 1, 3)).reshape(band, rows, 2 * batch)
-        for number, own in enumerate(self.parts):
-            neurons = own.shape[1] // 2
+        wide = np.ascontiguousarray(spectra.transpose(0, 2, 1, 3)).reshape(band, 1, rows, 2 * batch)
+        for first in range(0, len(self.coefficients), PART_NEURONS):
+            own = self.coefficients[first : first + PART_NEURONS].transpose(1, 2, 0, 3)
+            neurons = own.shape[2]
             products = np.matmul(own, wide).reshape(band, 2, neurons, 2, batch)
             found = np.empty((flips, band, 2, neurons * batch), np.float32)
             polar_kernels.correlate(products, found)
             best, transform = np.empty((neurons, batch), np.float32), np.empty((neurons, batch), np.int32)
-            steered = steering.steer(found, self.table)
-            polar_kernels.best_turned(steered, energies, first_rotation, self.geometry.rotations, best, transform)
-            yield Part(number * PART_NEURONS, found, best, transform)
-
-
-def image_innermost(images: np.ndarray) -> np.ndarray:
-    """(C, H*H, B) from (B, C, H, H), contiguous."""
-    batch, channels = images.shape[:2]
-    return np.ascontiguousarray(images.reshape(batch, channels, -1).transpose(1, 2, 0))
+            steered = steering.steer(found, self.table, step)
+            rotations = self.geometry.rotations if step == 1 else 4 * steered.shape[2]
+            polar_kernels.best_turned(steered, energies, rotations, best, transform)
+            yield Part(first, best, transform)
 
 
 class PolarSearch:
@@ -163,17 +173,6 @@ class PolarSearch:
         energies = np.full((8, self.geometry.base_rotations, batch), np.inf, np.float32)  # R = 1 has no quarter turns
         energies[list(self.geometry.elements)] = energy
         return energies
-
-
-def padded(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """A block of 32 float32 images, which are finite (32,), and how many were given; ShapeError above 32."""
-    count = images.shape[0]
-    if count > BLOCK_IMAGES:
-        raise ShapeError(f"a block holds {count} images; search at most {BLOCK_IMAGES} at a time")
-    images, finite = finite_images(np.asarray(images, np.float32), xp=np)
-    missing = BLOCK_IMAGES - count
-    images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.float32)])
-    return images, np.concatenate([finite, np.ones(missing, bool)]), count
 
 
 def amplitudes(images: np.ndarray, geometry: Geometry, band: int = 16) -> np.ndarray:

@@ -107,9 +107,71 @@ def correlate(products, out):
                     out[1, m, 0, at + b], out[1, m, 1, at + b] = rr[b] - ii[b], -(ri[b] + ir[b])
 
 
+@njit(**_SUMS)
+def correlate_pairs(neurons, images, unit, image, out):
+    """W conj(X) and conj(W X), as `correlate` has them, of some pairs of a neuron and an image.
+
+    neurons (N, M, 2, K), images (B, M, 2, K); unit, image (n,) name the pairs; fills out (n, F, 2 M), real and
+    imaginary parts in turn. Pair by pair: no rounding depends on the others.
+    """
+    orders, rows = neurons.shape[1], neurons.shape[3]
+    for p in range(unit.size):
+        for m in range(orders):
+            own, other = neurons[unit[p], m], images[image[p], m]
+            wr, wi, xr, xi = own[0], own[1], other[0], other[1]
+            rr, ri, ir, ii = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            for j in range(rows):
+                rr += wr[j] * xr[j]
+                ri += wr[j] * xi[j]
+                ir += wi[j] * xr[j]
+                ii += wi[j] * xi[j]
+            out[p, 0, 2 * m], out[p, 0, 2 * m + 1] = rr + ii, ir - ri
+            if out.shape[1] == 2:
+                out[p, 1, 2 * m], out[p, 1, 2 * m + 1] = rr - ii, -(ri + ir)
+
+
 @njit(**_OPTIONS)
-def best_turned(steered, energies, first, rotations, best, best_t):
-    """Least |r|^2 - 2 <r, w> over the flips and the base rotations from ``first``, and its transform.
+def scores_of_pairs(coefficients, zero, two, odd, energies, image, out):
+    """|r|^2 - 2 <r, w> of every transform, out (n, F * 4 * k) float32, as `steering.turned` has the <r, w>.
+
+    coefficients (n, F, 2 M) as of `correlate_pairs`; zero, two (M/2, k) and odd (M, 2 k), the transposed matrices of
+    `steering.steering`; energies (B, 8, k); image (n,) names them.
+    """
+    bases = zero.shape[1]
+    quarter = zero.shape[0]
+    even, uneven, both = np.empty(bases, np.float32), np.empty(bases, np.float32), np.empty(2 * bases, np.float32)
+    for p in range(image.size):
+        for f in range(coefficients.shape[1]):
+            own = coefficients[p, f]
+            _weighted_rows(own[:quarter], zero, even)
+            _weighted_rows(own[quarter : 2 * quarter], two, uneven)
+            _weighted_rows(own[2 * quarter :], odd, both)
+            at = 4 * f * bases
+            for q in range(4):
+                one = both[:bases] if q % 2 == 0 else both[bases:]
+                sign = np.float32(1) if q % 3 == 0 else np.float32(-1)
+                turned, energy = out[p, at + q * bases : at + (q + 1) * bases], energies[image[p], 4 * f + q]
+                if q % 2 == 0:
+                    for k in range(bases):
+                        turned[k] = energy[k] - 2 * (even[k] + uneven[k] + sign * one[k])
+                else:
+                    for k in range(bases):
+                        turned[k] = energy[k] - 2 * (even[k] - uneven[k] + sign * one[k])
+
+
+@njit(**_OPTIONS)
+def _weighted_rows(weights, rows, out):
+    """The sum of ``rows`` (an even number, k) times their ``weights``."""
+    out[:] = 0
+    for j in range(0, weights.size, 2):
+        first, second, one, two = rows[j], rows[j + 1], weights[j], weights[j + 1]
+        for k in range(out.size):
+            out[k] += one * first[k] + two * second[k]
+
+
+@njit(**_OPTIONS)
+def best_turned(steered, energies, rotations, best, best_t):
+    """Least |r|^2 - 2 <r, w> over the flips and base rotations, and its transform, of ``rotations`` a flip.
 
     steered (F, 4, k, N*B) as of `steering.steer`; energies (8, k, B); fills best (N, B) float32, best_t int32.
     """
@@ -120,7 +182,7 @@ def best_turned(steered, energies, first, rotations, best, best_t):
         best[n] = np.inf
         best_t[n] = 0
         for f in range(flips):
-            for k in range(first, bases):
+            for k in range(bases):
                 even, odd = steered[f, 0, k, at : at + batch], steered[f, 1, k, at : at + batch]
                 one, two = steered[f, 2, k, at : at + batch], steered[f, 3, k, at : at + batch]
                 e0, e1, e2, e3 = (
@@ -140,56 +202,3 @@ def best_turned(steered, energies, first, rotations, best, best_t):
                     better = d < best[n, b]
                     best[n, b] = d if better else best[n, b]
                     best_t[n, b] = at_t if better else best_t[n, b]
-
-
-@njit(**_OPTIONS)
-def all_turned(steered, energies, images, out):
-    """|r|^2 - 2 <r, w> of every transform, out (columns, F * 4 * k) float32; images (columns,) name energies."""
-    flips, _, bases, columns = steered.shape
-    for f in range(flips):
-        for k in range(bases):
-            for i in range(columns):
-                even, odd = steered[f, 0, k, i], steered[f, 1, k, i]
-                one, two = steered[f, 2, k, i], steered[f, 3, k, i]
-                at, b = f * 4 * bases + k, images[i]
-                out[i, at] = energies[4 * f, k, b] - 2 * (even + odd + one)
-                out[i, at + bases] = energies[4 * f + 1, k, b] - 2 * (even - odd - two)
-                out[i, at + 2 * bases] = energies[4 * f + 2, k, b] - 2 * (even + odd - one)
-                out[i, at + 3 * bases] = energies[4 * f + 3, k, b] - 2 * (even - odd + two)
-
-
-@njit(**_OPTIONS)
-def _sample_orbits(plane, index, low, right, side, out):
-    # Unsigned indices, as in `kernels.rotate_rows`: negative ones would cost more than the interpolation.
-    one, below = np.uintp(1), np.uintp(side)
-    for o in range(np.uintp(index.shape[0])):
-        for g in range(np.uintp(8)):
-            i = np.uintp(max(index[o, g], np.int32(0)))
-            fy, fx = low[o, g], right[o, g]
-            cy, cx = np.float32(1) - fy, np.float32(1) - fx
-            upper = (cy * cx) * plane[i] + (cy * fx) * plane[i + one]
-            value = (fy * fx) * plane[i + below + one] + ((fy * cx) * plane[i + below] + upper)
-            out[g, o] = value if index[o, g] >= 0 else np.float32(0)
-
-
-@njit(**_SUMS)
-def direct_sums(images, index, low, right, side, product, share, neurons, row, k, element, unit, out):
-    """Direct sums of squares, out (n,) float64, of candidates sorted by (image row, base rotation k).
-
-    images (B, C, H*W); index, low, right (R/4, O, 8); share (8, O) float32 weight of each place, 0 outside the
-    region; neurons (N, C, 8, O) float32, weights at the places of the orbits.
-    """
-    channels, count = images.shape[1], index.shape[1]
-    v = np.empty((channels, 8, count), np.float32)
-    for i in range(row.size):
-        if i == 0 or row[i] != row[i - 1] or k[i] != k[i - 1]:
-            for c in range(channels):
-                _sample_orbits(images[row[i], c], index[k[i]], low[k[i]], right[k[i]], side, v[c])
-        total = 0.0
-        for c in range(channels):
-            for g in range(8):
-                turned, own, weight = v[c, product[g, element[i]]], neurons[unit[i], c, g], share[g]
-                for o in range(count):
-                    difference = np.float64(turned[o]) - np.float64(own[o])
-                    total += difference * difference * np.float64(weight[o])
-        out[i] = total

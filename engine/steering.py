@@ -22,9 +22,9 @@ Array = Any
 
 
 @lru_cache(maxsize=4)
-def steering(table: Rings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def steering(table: Rings, step: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Matrices of ``steer``, float32: (k, M/2) for the orders 0 and 2 (mod 4), (2 k, M) for "one" and "two"."""
-    angle = base_angles(table.geometry)
+    angle = base_angles(table.geometry)[::step]
     zero, two, odd = (np.exp(1j * np.outer(angle, table.orders[group])) for group in table.groups)
     sign = np.where(table.orders[table.groups[2]] % 4 == 1, 1.0, -1.0)
     # Re(z c) = Re z Re c - Im z Im c; Im(z c) = Im z Re c + Re z Im c.
@@ -43,10 +43,13 @@ def _columns(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([first, second], axis=2).reshape(len(first), -1)
 
 
-def steer(coefficients: Array, table: Rings, *, xp: Any = np) -> Array:
-    """The four sums at every base rotation, (F, 4, k, columns), of ``coefficients`` (F, M, 2, columns)."""
+def steer(coefficients: Array, table: Rings, step: int = 1, *, xp: Any = np) -> Array:
+    """The four sums at every base rotation, or at each ``step``-th, (F, 4, k, columns).
+
+    coefficients (F, M, 2, columns).
+    """
     flips, _, _, columns = coefficients.shape
-    zero, two, odd = steering(table)
+    zero, two, odd = steering(table, step)
     one_group, two_group, odd_group = table.groups
     found = []
     for f in range(flips):
@@ -56,7 +59,7 @@ def steer(coefficients: Array, table: Rings, *, xp: Any = np) -> Array:
         found.append(xp.matmul(xp.asarray(zero), rows[0]))
         found.append(xp.matmul(xp.asarray(two), rows[1]))
         found.append(xp.matmul(xp.asarray(odd), rows[2]))
-    return xp.reshape(xp.concat(found), (flips, 4, table.geometry.base_rotations, columns))
+    return xp.reshape(xp.concat(found), (flips, 4, len(zero), columns))
 
 
 def turned(steered: Array, *, xp: Any = np) -> Array:

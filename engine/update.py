@@ -14,19 +14,14 @@ from typing import Any
 import numpy as np
 
 from skysom.engine import dihedral, transforms
+from skysom.engine.blocks import image_innermost
+from skysom.engine.direct import base_and_element, direct_distances, frame_taps
 from skysom.engine.errors import EngineError, ShapeError
+from skysom.engine.exact import NEAR_TIE
 from skysom.engine.geometry import Geometry
+from skysom.engine.match import check_shapes
 from skysom.engine.neighbourhood import Neighbourhood
-from skysom.engine.search import (
-    NEAR_TIE,
-    Method,
-    as_batch,
-    base_and_element,
-    check_shapes,
-    direct_distances,
-    frame_taps,
-    geometry_of,
-)
+from skysom.engine.search import Method, as_batch, geometry_of
 from skysom.engine.som import Som
 
 AHEAD_IMAGES = 16
@@ -134,7 +129,7 @@ class OnlineTrainer:
         self.scalars = np.empty((4, neurons, rows), np.float32)
         self.matrices = np.empty((neurons, 2, rows, 2), np.float32)
         self.norms = np.empty(neurons)
-        self.places = dihedral.region_sources(self.geometry)[0]
+        self.places = np.flatnonzero(self.geometry.region_mask).astype(np.int32)
         self._refresh(np.arange(neurons))
 
     def _refresh(self, neurons: np.ndarray) -> None:
@@ -160,7 +155,7 @@ class OnlineTrainer:
         # A full block always, so that its rounding does not depend on how many images were left.
         full = np.zeros((AHEAD_IMAGES, *images.shape[1:]), np.float32)
         full[: len(images)] = images
-        inner = np.ascontiguousarray(full.reshape(AHEAD_IMAGES, images.shape[1], -1).transpose(1, 2, 0))
+        inner = image_innermost(full)
         rows, bases = self.scalars.shape[2], self.geometry.base_rotations
         scalars = np.empty((AHEAD_IMAGES, 4, rows, bases), np.float32)
         matrices = np.empty((AHEAD_IMAGES, rows, 2, 2, bases), np.float32)
@@ -179,7 +174,7 @@ class OnlineTrainer:
         images = dihedral.Spectra(scalars, matrices.reshape(2 * rows, 2 * bases))
         own = dihedral.Spectra(self.scalars, self.matrices.reshape(2 * neurons, 2 * rows))
         one, two = dihedral.products(own, images)
-        values = kernels.all_products(one, two.reshape(neurons, 2, 2, bases), bases, 1)[..., 0]
+        values = kernels.all_products(one[None], two.reshape(1, neurons, 2, 2, bases), bases, 1)[..., 0]
         elements = list(self.geometry.elements)
         # With four quarter turns in use, (element, k) in order is t in order.
         scale = norms[elements].reshape(1, -1) + self.norms[:, None]

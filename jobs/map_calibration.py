@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from skysom.cluster.executors import one_thread
+from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.calibration import calibration_of
 from skysom.engine.certified import Calibration, CertifiedSearch
 from skysom.engine.geometry import Geometry
-from skysom.engine.search import BLOCK_IMAGES
 from skysom.jobs.map_method import Method
 from skysom.jobs.preprocess import PreparedReader
 from skysom.jobs.progress import Progress, say

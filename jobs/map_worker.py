@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from skysom.cluster.ledger import Shard
+from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.certified import CertifiedSearch
+from skysom.engine.exact import Search
 from skysom.engine.geometry import Geometry
 from skysom.engine.match import Match
-from skysom.engine.search import BLOCK_IMAGES, Search, searcher
+from skysom.engine.search import searcher
 from skysom.jobs.map_method import EXACT, TIE, Method, Tally
 from skysom.jobs.preprocess import PreparedReader
 from skysom.storage.errors import SurveyError
@@ -135,7 +137,7 @@ class MapWorker:
         missed = 0
         for first in range(0, len(checked), BLOCK_IMAGES):
             rows = checked[first : first + BLOCK_IMAGES]
-            found = self._arrays_of(exact(images[rows], pad=False), np.ones(len(rows), bool))
+            found = self._arrays_of(exact(images[rows], alone=True), np.ones(len(rows), bool))
             same = np.ones(len(rows), bool)
             for name in ("bmu", "bmu_rotation", "bmu_flip"):
                 same &= arrays[name][rows] == found[name]

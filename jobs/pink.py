@@ -17,12 +17,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from skysom.engine.errors import GeometryError
+from skysom.engine.exact import Search
 from skysom.engine.geometry import Geometry
 from skysom.engine.initial import initial_weights
 from skysom.engine.lattice import Cartesian, Hexagonal, Lattice
+from skysom.engine.match import Match
 from skysom.engine.memory import projected_memory, training_memory
 from skysom.engine.neighbourhood import Neighbourhood
-from skysom.engine.search import Match, Search
 from skysom.engine.shuffle import peer_order
 from skysom.engine.som import Som
 from skysom.engine.update import OnlineTrainer

@@ -18,8 +18,8 @@ import numpy as np
 
 from skysom.cluster.costs import Cost, Workload
 from skysom.cluster.executors import one_thread
+from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.geometry import Geometry
-from skysom.engine.search import BLOCK_IMAGES
 from skysom.jobs.report_words import as_float
 
 MEASURED = "measured here on 1 core"
@@ -79,7 +79,7 @@ def least_s(call: Callable[[], Any], repeats: int = 3, *, waits: bool = False) -
 
 def search_s(geometry: Geometry, neurons: int, channels: int, repeats: int = 3) -> float:
     """Seconds of the exact search of one image (in a block of 32) by one core."""
-    from skysom.engine.search import Search
+    from skysom.engine.exact import Search
 
     images = random_images(BLOCK_IMAGES, channels, geometry.image_side)
     search = Search(random_map(geometry, neurons, channels), geometry)
@@ -104,7 +104,7 @@ def online_s(geometry: Geometry, neurons: int, channels: int, repeats: int = 2) 
 def training_times(geometry: Geometry, neurons: int, channels: int, repeats: int = 2) -> TrainingTimes:
     """Seconds of the parts of batched training, by one core; sums go through memory, not yet through Ray."""
     from skysom.engine import batch
-    from skysom.engine.search import Search
+    from skysom.engine.exact import Search
 
     weights = random_map(geometry, neurons, channels)
     images = random_images(BLOCK_IMAGES, channels, geometry.image_side)

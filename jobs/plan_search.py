@@ -26,9 +26,10 @@ def mapping_search(work: Workload, check_share: float) -> tuple[float, str]:
 
 def _other_search_s(work: Workload, repeats: int = 3) -> float:
     """Seconds of the polar or certified search of one image (in a block of 32)."""
+    from skysom.engine.blocks import BLOCK_IMAGES
     from skysom.engine.calibration import calibrate
     from skysom.engine.lattice import Cartesian
-    from skysom.engine.search import BLOCK_IMAGES, searcher
+    from skysom.engine.search import searcher
     from skysom.engine.som import Som
 
     g, calibration = work.geometry, None

@@ -9,11 +9,11 @@ from skysom.cluster.costs import train_memory
 from skysom.cluster.shards import Runtime
 from skysom.cluster.tables import rows_where
 from skysom.engine.batch import check_batch
+from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.errors import EngineError
 from skysom.engine.geometry import Geometry
 from skysom.engine.initial import initial_weights
 from skysom.engine.lattice import Cartesian, Hexagonal, Lattice, lattice_to_dict
-from skysom.engine.search import BLOCK_IMAGES
 from skysom.jobs.config import Config
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.output import Output, Timer, hash_of, stage_values

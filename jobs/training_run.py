@@ -14,10 +14,10 @@ from skysom.cluster.shards import Runtime
 from skysom.cluster.training_crew import Crew, open_crew
 from skysom.cluster.training_worker import Step, TrainingWorker
 from skysom.engine.batch import STRONG_SUM
+from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.geometry import Geometry
 from skysom.engine.lattice import Lattice
 from skysom.engine.neighbourhood import Neighbourhood
-from skysom.engine.search import BLOCK_IMAGES
 from skysom.engine.som import Som
 from skysom.engine.update import AHEAD_IMAGES, OnlineTrainer
 from skysom.jobs.config import Config, TrainingStage

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skysom.engine.exact import DOUBLE_NEURONS
 from skysom.engine.geometry import Geometry
 from skysom.engine.memory import orbit_count
-from skysom.engine.search import DOUBLE_NEURONS
 
 IMAGES_A_THREAD = 2
 """Images a thread samples: one entry of the interpolation table serves them all."""

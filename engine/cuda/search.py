@@ -9,9 +9,9 @@ from skysom.engine import dihedral
 from skysom.engine.cuda.device import device_tables, own_device
 from skysom.engine.cuda.plan import DIRECT_LANES, DIRECT_TRIPLES, IMAGES_A_THREAD, Plan
 from skysom.engine.errors import ShapeError
+from skysom.engine.exact import CANCELLATION, DOUBLE_NEURONS, DOUBLE_TIE, NEAR_PERFECT, NEAR_TIE, Search
 from skysom.engine.geometry import Geometry
 from skysom.engine.match import Match, as_match, check_shapes
-from skysom.engine.search import CANCELLATION, DOUBLE_NEURONS, DOUBLE_TIE, NEAR_PERFECT, NEAR_TIE, Search
 
 Array = Any
 WARPS = 8

@@ -11,9 +11,9 @@ from skysom.engine.cuda.device import Device
 from skysom.engine.cuda.plan import SLOTS, Plan, device_memory, pool_limit
 from skysom.engine.cuda.search import Begun, DeviceSearch
 from skysom.engine.errors import EngineError, ShapeError
+from skysom.engine.exact import Search
 from skysom.engine.geometry import Geometry
 from skysom.engine.match import Match, check_shapes, empty_match, joined
-from skysom.engine.search import Search
 
 Array = Any
 

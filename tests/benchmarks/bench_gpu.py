@@ -20,7 +20,8 @@ from bench_search import sources
 
 from skysom.engine import Geometry, cuda, dihedral
 from skysom.engine.cuda.plan import Plan
-from skysom.engine.search import direct_distances, double_transforms
+from skysom.engine.direct import direct_distances
+from skysom.engine.exact import double_transforms
 
 RELATIVE = 5e-6
 """Most that a distance may be off."""

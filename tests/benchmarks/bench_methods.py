@@ -30,10 +30,11 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from skysom.engine import Cartesian, Geometry, Hexagonal, Neighbourhood, Som
 from skysom.engine.batch import add_batch, coefficients, empty_sums, moved_weights, search_blocks
+from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.calibration import calibrate
 from skysom.engine.certified import CertifiedSearch
+from skysom.engine.exact import Search
 from skysom.engine.polar import PolarSearch
-from skysom.engine.search import BLOCK_IMAGES, Search
 from skysom.engine.update import OnlineTrainer
 
 BASELINES = Path(__file__).with_name("baselines")

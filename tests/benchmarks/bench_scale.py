@@ -139,7 +139,7 @@ def search_for(seconds: float) -> float:
     """Images a second of the search alone, in this process."""
     from threadpoolctl import threadpool_limits
 
-    from skysom.engine.search import Search
+    from skysom.engine.exact import Search
 
     with threadpool_limits(1):
         search, images = Search(neurons(), geometry_of_bench()), simulated(1024, 3)

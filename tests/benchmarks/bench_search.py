@@ -23,7 +23,8 @@ from rich.table import Table
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from skysom.engine import Cartesian, Geometry, Neighbourhood, Som
-from skysom.engine.search import BLOCK_IMAGES, Search
+from skysom.engine.blocks import BLOCK_IMAGES
+from skysom.engine.exact import Search
 from skysom.engine.transforms import squared_distances
 from skysom.engine.update import OnlineTrainer
 

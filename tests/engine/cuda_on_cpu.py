@@ -22,7 +22,7 @@ from skysom.engine.cuda.device import KERNELS, SOURCE
 from skysom.engine.cuda.plan import OPTIONS
 from skysom.engine.cuda.search import DeviceSearch
 from skysom.engine.errors import GeometryError
-from skysom.engine.search import Search
+from skysom.engine.exact import Search
 
 COMPILER = shutil.which("gcc") or shutil.which("cc")
 NO_COMPILER = "no C compiler to build the kernels for the CPU with"

@@ -16,7 +16,7 @@ from skysom.engine.batch import (
     search_blocks,
 )
 from skysom.engine.errors import EngineError, ShapeError
-from skysom.engine.search import Search
+from skysom.engine.exact import Search
 from skysom.engine.transforms import transform
 
 GENTLE = Neighbourhood("unity_gaussian", 1.5, 0.2)

@@ -9,11 +9,13 @@ from scipy.ndimage import gaussian_filter
 
 from skysom.engine import Cartesian, Geometry, Som, best_match
 from skysom.engine import certified as certified_module
+from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.calibration import calibrate
 from skysom.engine.certified import DEFAULT_MARGIN, Calibration, CertifiedSearch
+from skysom.engine.direct import direct_distances
 from skysom.engine.errors import EngineError, GeometryError, ShapeError
+from skysom.engine.exact import Search
 from skysom.engine.match import Match
-from skysom.engine.search import BLOCK_IMAGES, Search
 from skysom.engine.transforms import squared_distances, transform
 
 KINDS = ("noise", "signed", "smooth", "near", "neuron", "round", "constant", "blank")
@@ -102,10 +104,11 @@ def wide_enough(geometry, images, weights, *, everywhere=False):
     block[: len(images)] = images
     asked = np.zeros((len(weights), BLOCK_IMAGES), bool)
     asked[:, : len(images)] = True if everywhere else np.arange(len(weights))[:, None] == wanted.bmu
-    scored = search.score(block, lambda part, *_: asked[part.first : part.first + len(part.best)])
+    scored = search.score(block, np.arange(BLOCK_IMAGES) < len(images), asked)
+    scored = scored.pairs(np.flatnonzero(asked[scored.neuron, scored.image]))
     chosen = wanted.transform[scored.image, scored.neuron]
     score = search.values(scored)[np.arange(len(chosen)), chosen]
-    lowest = scored.squared[scored.neuron, scored.image] if everywhere else scored.lowest[scored.image]
+    lowest = search.values(scored).min(axis=1) if everywhere else scored.lowest[scored.image]
     scale = np.maximum(search.scale(scored.level)[scored.image], 1e-30)
     return max(DEFAULT_MARGIN, 1.5 * float(((score - lowest) / scale).max(initial=0)))
 
@@ -158,12 +161,11 @@ def test_the_best_match_is_that_of_the_reference(case):
 @given(searches(rotations=(8, 12), largest=10, batches=(3,), neurons=(3,)))
 def test_direct_sums_are_those_of_the_reference(case):
     geometry, images, weights = case
-    search = CertifiedSearch(weights, geometry)
     images.flags.writeable = False
     places = (np.arange(3), np.arange(3), np.arange(geometry.transforms))
     row, neuron, transform_index = (part.reshape(-1) for part in np.meshgrid(*places, indexing="ij"))
     order = np.random.default_rng(0).permutation(len(row))
-    found = search.direct(images, row[order], neuron[order], transform_index[order])
+    found = direct_distances(images, weights, geometry, row[order], neuron[order], transform_index[order])
     wanted = np.stack([squared_distances(image, weights, geometry) for image in images]).reshape(-1)[order]
     scale = 2e-6 * np.sqrt(wanted) + 3e-7 * sizes(weights, geometry).max() + 1e-30
     np.testing.assert_array_less(np.abs(np.sqrt(found) - np.sqrt(wanted)), scale)
@@ -397,7 +399,7 @@ def test_images_left_to_the_exact_search(survey, monkeypatch):
     assert not left.fallback.all()
     assert found.exact[left.fallback].all()
     for row in np.flatnonzero(left.fallback):
-        alone = search.exact(images[row : row + 1], pad=False)
+        alone = search.exact(images[row : row + 1], alone=True)
         for name in Match.__dataclass_fields__:
             np.testing.assert_array_equal(getattr(found, name)[row], getattr(alone, name)[0])
     rest = ~left.fallback
@@ -525,7 +527,7 @@ def test_a_neuron_that_is_not_finite_is_what_the_exact_search_says_for_any_numbe
     geometry, images, weights = survey
     broken = weights.copy()
     broken[3] = np.nan
-    wanted = Search(broken, geometry)(images[:4], pad=False).bmu
+    wanted = Search(broken, geometry)(images[:4], alone=True).bmu
     for count in (1, 3):
         np.testing.assert_array_equal(CertifiedSearch(broken, geometry, exact_neurons=count)(images[:4]).bmu, wanted)
 
@@ -534,7 +536,7 @@ def test_a_blank_image_is_left_to_the_exact_search(survey):
     geometry, images, weights = survey
     search, blank = CertifiedSearch(weights, geometry), np.zeros_like(images[:1])
     found, effort = search.examine(np.concatenate([blank, images[:2]]))
-    wanted = search.exact(blank, pad=False)
+    wanted = search.exact(blank, alone=True)
     assert effort.fallback.tolist() == [True, False, False]
     np.testing.assert_array_equal(found.transform[0], wanted.transform[0])
     np.testing.assert_array_equal(found.distance[0], wanted.distance[0])

@@ -16,7 +16,7 @@ from skysom.engine import Geometry, dihedral
 from skysom.engine import cuda as cuda_module
 from skysom.engine.cuda.plan import IMAGES_A_THREAD, PANEL_BYTES, Plan
 from skysom.engine.errors import EngineError
-from skysom.engine.search import NEAR_TIE, Search
+from skysom.engine.exact import NEAR_TIE, Search
 from skysom.engine.transforms import transform
 
 if "cuda_on_cpu" not in sys.modules:

@@ -10,7 +10,7 @@ import pytest
 from skysom.engine import Cartesian, Geometry, Som, best_match, cuda, dihedral
 from skysom.engine.cuda.plan import Plan, pool_limit
 from skysom.engine.cuda.search import DeviceSearch
-from skysom.engine.search import Search
+from skysom.engine.exact import Search
 from skysom.engine.transforms import transform
 
 _reason = cuda.unavailable()

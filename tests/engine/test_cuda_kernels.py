@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from skysom.engine import Geometry, dihedral, kernels
 from skysom.engine.cuda.device import SOURCE
 from skysom.engine.cuda.plan import DIRECT_TRIPLES, OPTIONS
-from skysom.engine.search import direct_distances, double_transforms
+from skysom.engine.direct import direct_distances
+from skysom.engine.exact import double_transforms
 from skysom.engine.transforms import squared_distances, transform
 
 if "cuda_on_cpu" not in sys.modules:
@@ -80,7 +81,7 @@ def test_the_minimum_is_the_one_of_the_compiled_loop(device, geometry, neurons, 
             2 if geometry.flip else 1, *found,
         )  # fmt: skip
         kernels.minimum_block(
-            scalars, matrices, norms[:, first:stop].astype(np.float32), first, base, geometry.rotations,
+            scalars[None], matrices[None], norms[:, first:stop].astype(np.float32), first, base, geometry.rotations,
             np.array(geometry.elements), *wanted,
         )  # fmt: skip
     for one, other in zip(found, wanted, strict=True):
@@ -161,7 +162,7 @@ sys.path.insert(0, {folder!r})
 import cuda_on_cpu
 from skysom.engine import Geometry
 from skysom.engine.cuda.search import DeviceSearch
-from skysom.engine.search import Search
+from skysom.engine.exact import Search
 from skysom.engine.transforms import transform
 
 device, rng = cuda_on_cpu.HostDevice(sanitize=True), np.random.default_rng(0)

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skysom.engine import Geometry, dihedral, kernels
+from skysom.engine.blocks import BLOCK_IMAGES, image_innermost
 from skysom.engine.dihedral import CHARACTERS, MATRICES, PRODUCT
 from skysom.engine.errors import GeometryError
-from skysom.engine.search import sample
+from skysom.engine.exact import sample, sample_one
 from skysom.engine.transforms import transform_stack
 
 
@@ -87,16 +88,32 @@ def test_products_and_norms_are_those_of_the_transforms(geometry, channels):
                 np.testing.assert_allclose(values[h, :, k, b], expected, rtol=1e-5, atol=1e-6)
 
 
-@given(geometries, st.integers(1, 2), st.sampled_from([1, 3, 32]))
-def test_compiled_sampling_equals_the_portable_form(geometry, channels, batch):
-    images = pictures(batch, channels, geometry.image_side, geometry.image_side)
+@given(geometries, st.integers(1, 2), st.integers(1, 40), st.booleans())
+def test_compiled_sampling_equals_the_portable_form(geometry, channels, depth, subtracted):
+    images = pictures(BLOCK_IMAGES, channels, geometry.image_side, geometry.image_side)
     table, base = dihedral.orbits(geometry), geometry.base_rotations
-    inner = np.ascontiguousarray(images.reshape(batch, channels, -1).transpose(1, 2, 0))
-    fast, fast_norms = sample(inner, table, base // 2, base)
-    plain, plain_norms = dihedral.image_spectra(images, table, base // 2, base)
+    common = pictures(1, channels, len(table), 1)[0, ..., 0] if subtracted else None
+    plain, plain_norms = dihedral.image_spectra(images, table, base // 2, base, common)
+    norms, rows = 0, channels * len(table)
+    for first in range(0, rows, depth):
+        some, both = slice(first, first + depth), slice(2 * first, 2 * (first + depth))
+        fast, part = sample(image_innermost(images), table, slice(base // 2, base), common, some)
+        np.testing.assert_allclose(fast.scalars, plain.scalars[:, some], atol=4e-6)
+        np.testing.assert_allclose(fast.matrices, plain.matrices[both], atol=4e-6)
+        norms = norms + part
+    np.testing.assert_allclose(norms, plain_norms, rtol=1e-6)
+
+
+@given(geometries, st.integers(1, 2))
+def test_sampling_one_image_equals_the_portable_form(geometry, channels):
+    images = pictures(1, channels, geometry.image_side, geometry.image_side)
+    table, base = dihedral.orbits(geometry), geometry.base_rotations
+    common = pictures(1, channels, len(table), 1)[0, ..., 0]
+    plain, plain_norms = dihedral.image_spectra(images, table, 0, base, common)
+    fast, norms = sample_one(images[0], table, common)
     for one, other in zip(fast, plain, strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-6)
-    np.testing.assert_allclose(fast_norms, plain_norms, rtol=1e-6)
+        np.testing.assert_allclose(one, other, atol=4e-6)
+    np.testing.assert_allclose(norms, plain_norms, rtol=1e-6)
 
 
 @given(geometries)

@@ -7,9 +7,10 @@ import pytest
 
 from skysom.engine import Cartesian, Geometry, Neighbourhood, Som, dihedral, energies, rings, steering
 from skysom.engine.certified import CertifiedSearch
+from skysom.engine.direct import frame_taps
+from skysom.engine.exact import Search
 from skysom.engine.memory import certified_memory, orbit_count, polar_memory, projected_memory, training_memory
 from skysom.engine.polar import PolarSearch
-from skysom.engine.search import Search, frame_taps
 from skysom.engine.update import OnlineTrainer
 
 CASES = [
@@ -26,7 +27,7 @@ CASES = [
     pytest.param(Geometry.derive(150), 400, 2, marks=pytest.mark.slow),
 ]
 CACHES = [
-    dihedral.orbits, dihedral.region_sources, frame_taps,
+    dihedral.orbits, frame_taps,
     energies.energies, rings.rings, rings.basis, steering.steering,
 ]  # fmt: skip
 LARGEST_RATIO = 1.2

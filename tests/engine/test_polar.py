@@ -6,11 +6,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import chisquare
 
 from skysom.engine import Cartesian, Geometry, Som, best_match
+from skysom.engine.blocks import BLOCK_IMAGES, image_innermost, padded
 from skysom.engine.errors import EngineError, ShapeError
+from skysom.engine.exact import Search
 from skysom.engine.match import Match
-from skysom.engine.polar import PART_NEURONS, PolarSearch, Scores, amplitudes, image_innermost, padded
+from skysom.engine.polar import PART_NEURONS, PolarSearch, Scores, amplitudes
 from skysom.engine.rings import rings
-from skysom.engine.search import BLOCK_IMAGES, Search
 from skysom.engine.transforms import transform, transform_stack
 
 geometries = st.builds(

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from skysom.engine import Cartesian, Geometry, Som, best_match
-from skysom.engine import search as search_module
+from skysom.engine import exact as exact_module
+from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.errors import EngineError, GeometryError, ShapeError
-from skysom.engine.search import BLOCK_IMAGES, Search
+from skysom.engine.exact import Search
 from skysom.engine.transforms import transform, transform_stack
 
 KINDS = ("noise", "smooth", "near", "round", "constant", "zero")
@@ -119,7 +120,7 @@ def test_the_rounding_of_products_does_not_pick_a_worse_transform():
 def work(monkeypatch):
     """Count direct sums, and pairs searched again in float64, while searching."""
     count = {"direct": 0, "double": 0}
-    direct, double = search_module.direct_distances, search_module.double_transforms
+    direct, double = exact_module.direct_distances, exact_module.double_transforms
 
     def counted_direct(*arguments):
         count["direct"] += len(arguments[3])
@@ -129,8 +130,8 @@ def work(monkeypatch):
         count["double"] += len(neurons)
         return double(image, weights, neurons, table)
 
-    monkeypatch.setattr(search_module, "direct_distances", counted_direct)
-    monkeypatch.setattr(search_module, "double_transforms", counted_double)
+    monkeypatch.setattr(exact_module, "direct_distances", counted_direct)
+    monkeypatch.setattr(exact_module, "double_transforms", counted_double)
     return count
 
 
