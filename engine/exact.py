@@ -6,7 +6,6 @@ from r and w before, so that it does not cancel; where an image is a neuron, nea
 again in float64.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ DOUBLE_TIE = 1e-14
 """Transforms within this share of |r|^2 + |w|^2 of the best are equal in float64; the lowest is taken."""
 NEAR_TIE = 2e-6
 """Candidates within this share of |r|^2 + |w|^2 of the best are decided by direct sums."""
-PANEL_BYTES = 6 << 20
+PANEL_BYTES = 24 << 20
 """Most bytes of the spectra, and of the products, of one block of rotations: a share of the last cache."""
 
 DOUBLE_NEURONS = 32
@@ -155,17 +154,9 @@ def _neurons(
     return dihedral.Spectra(scalars, matrices.reshape(2 * count, -1)), norms
 
 
-def panels(geometry: Geometry, rows: int, neurons: int) -> tuple[int, int]:
-    """Base rotations of a block, and rows of the panels that are sampled and multiplied one after another.
-
-    A panel holds the spectra of some of the ``rows`` (K, orbits of all channels), 8 float32 a row and column. All
-    products, 8 float32 a neuron, column and panel, and one panel take the least together where both are equal: they
-    should stay in cache.
-    """
-    count = max(1, round((rows / neurons) ** 0.5))
-    depth = -(-rows // count)
-    largest = 32 * BLOCK_IMAGES * max(depth, -(-rows // depth) * neurons)
-    return min(geometry.base_rotations, max(1, PANEL_BYTES // largest)), depth
+def block_rotations(geometry: Geometry, rows: int, neurons: int) -> int:
+    """Base rotations of a block: spectra of ``rows`` (K) or products of ``neurons``, 8 float32 each, fill a panel."""
+    return min(geometry.base_rotations, max(1, PANEL_BYTES // (32 * max(rows, neurons) * BLOCK_IMAGES)))
 
 
 def sample(
@@ -173,65 +164,54 @@ def sample(
     table: dihedral.Orbits,
     bases: slice,
     common: np.ndarray | None = None,
-    rows: slice | None = None,
     memory: np.ndarray | None = None,
 ) -> tuple[dihedral.Spectra, np.ndarray]:
-    """`dihedral.image_spectra` by the compiled kernel, of ``rows`` of K only.
+    """`dihedral.image_spectra` by the compiled kernel.
 
-    inner (C, H*W, 32), image innermost; ``bases`` with start and stop; norms over those rows; the spectra are put into
-    ``memory``, float32, where it is given.
+    inner (C, H*W, 32), image innermost; ``bases`` with start and stop; the spectra are put into ``memory``, float32,
+    where it is given.
     """
     from skysom.engine import kernels
 
     if common is None:
         common = np.zeros((len(inner), len(table)), np.float32)
-    begin, end, _ = (rows or slice(None)).indices(len(inner) * len(table))
-    turns, columns = bases.stop - bases.start, (bases.stop - bases.start) * BLOCK_IMAGES
-    half = 4 * (end - begin) * columns
+    rows, turns = len(inner) * len(table), bases.stop - bases.start
+    half, columns = 4 * rows * turns * BLOCK_IMAGES, turns * BLOCK_IMAGES
     memory = np.empty(2 * half, np.float32) if memory is None else memory
-    scalars = memory[:half].reshape(4, end - begin, columns)
-    matrices = memory[half : 2 * half].reshape(end - begin, 2, 2, columns)
+    scalars, matrices = memory[:half].reshape(4, rows, columns), memory[half : 2 * half].reshape(rows, 2, 2, columns)
     norms = np.zeros((9, turns, BLOCK_IMAGES))
     kernels.sample_block(
         inner, *(part[bases] for part in table.taps), table.weight, table.inside, table.complete, dihedral.PRODUCT,
-        table.geometry.image_side, common, begin, scalars, matrices, norms,
+        table.geometry.image_side, common, scalars, matrices, norms,
     )  # fmt: skip
-    return dihedral.Spectra(scalars, matrices.reshape(2 * (end - begin), 2 * columns)), norms[:8] + norms[8]
+    return dihedral.Spectra(scalars, matrices.reshape(2 * rows, 2 * columns)), norms[:8] + norms[8]
 
 
 def _minimum(images: np.ndarray, search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Best -2 <r, w> (B, N) float32, its transform and its |r|^2 (B, N) float64, on NumPy."""
-    geometry, own = search.geometry, search.spectra
-    neurons, rows = own.scalars.shape[1:]
+    geometry, (neurons, rows) = search.geometry, search.spectra.scalars.shape[1:]
     inner, best = image_innermost(images), _Best(neurons, len(images))
-    norms = np.zeros((8, geometry.base_rotations, len(images)))
-    step, depth = panels(geometry, rows, neurons)
-    starts = range(0, rows, depth)
-    # Made once: the kernel of the operating system takes longer to give fresh pages than they take to fill.
-    panel, products = (np.empty(8 * step * len(images) * n, np.float32) for n in (depth, len(starts) * neurons))
+    norms = np.empty((8, geometry.base_rotations, len(images)))
+    step = block_rotations(geometry, rows, neurons)
+    # Made once: fresh pages would take longer to get than to fill.
+    panel, found = (np.empty(8 * n * step * len(images), np.float32) for n in (rows, neurons))
     for first in range(0, geometry.base_rotations, step):
         bases = slice(first, min(first + step, geometry.base_rotations))
-        shape = len(starts), 2, neurons, 4 * (bases.stop - first) * len(images)
-        found = products[: math.prod(shape)].reshape(shape)
-        scalars, matrices = (found[:, i].reshape(len(starts), n, neurons, -1) for i, n in ((0, 4), (1, 1)))
-        for number, start in enumerate(starts):
-            some, both = slice(start, start + depth), slice(2 * start, 2 * (start + depth))
-            spectra, part = sample(inner, search.table, bases, search.common, some, panel)
-            norms[:, bases] += part
-            np.matmul(own.scalars[:, :, some], spectra.scalars, out=scalars[number])
-            np.matmul(own.matrices[:, both], spectra.matrices, out=matrices[number].reshape(2 * neurons, -1))
+        spectra, norms[:, bases] = sample(inner, search.table, bases, search.common, panel)
+        columns = (bases.stop - first) * len(images)
+        scalars, matrices = found[: 8 * neurons * columns].reshape(2, -1)
+        np.matmul(search.spectra.scalars, spectra.scalars, out=scalars.reshape(4, neurons, columns))
+        np.matmul(search.spectra.matrices, spectra.matrices, out=matrices.reshape(2 * neurons, 2 * columns))
         best.fold(scalars, matrices, norms[:, bases], first, geometry)
     return best.found(norms, geometry)
 
 
 def _minimum_alone(image: np.ndarray, search: Search) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As `_minimum`, of one image (C, H, H): rotations, not images, are what is computed together."""
-    geometry, neurons = search.geometry, len(search.weights)
     spectra, norms = sample_one(image, search.table, search.common)
-    best = _Best(neurons, 1)
-    scalars, matrices = dihedral.products(search.spectra, spectra)
-    best.fold(scalars[None], matrices[None], norms, 0, geometry)
-    return best.found(norms, geometry)
+    best = _Best(len(search.weights), 1)
+    best.fold(*dihedral.products(search.spectra, spectra), norms, 0, search.geometry)
+    return best.found(norms, search.geometry)
 
 
 class _Best:
@@ -245,12 +225,12 @@ class _Best:
     def fold(
         self, scalars: np.ndarray, matrices: np.ndarray, norms: np.ndarray, first: int, geometry: Geometry
     ) -> None:
-        """With products (P, 4, N, k*B), (P, 2N, 2k*B) and |r|^2 (8, k, B) of the base rotations from ``first``."""
+        """With the products of `dihedral.products` and |r|^2 (8, k, B) of the base rotations from ``first``."""
         from skysom.engine import kernels
 
         neurons = len(self.value)
         kernels.minimum_block(
-            scalars, matrices.reshape(len(matrices), neurons, 2, 2, -1), norms.astype(np.float32), first,
+            scalars.reshape(4, neurons, -1), matrices.reshape(neurons, 2, 2, -1), norms.astype(np.float32), first,
             geometry.base_rotations, geometry.rotations, np.array(geometry.elements),
             self.value, self.transform, self.product,
         )  # fmt: skip

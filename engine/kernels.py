@@ -21,19 +21,17 @@ FEW_ROWS = 8
 
 
 @njit(**_OPTIONS)
-def sample_block(
-    images, index, low, right, weight, inside, complete, product, side, common, first, scalars, matrices, norms
-):
+def sample_block(images, index, low, right, weight, inside, complete, product, side, common, scalars, matrices, norms):
     """Sample, transform and square base rotations of a block of 32 images, minus the template ``common``.
 
-    images (C, H*W, 32); index, low, right (k, O, 8); common (C, O); fills scalars (4, K', k*32) and matrices
-    (K', 2, 2, k*32) with the K' rows (orbits, channel by channel) from ``first`` on; adds to norms (9, k, 32) float64:
-    orbits that lie partly in the region per symmetry in 0..7, complete ones (the same for all) in 8.
+    images (C, H*W, 32); index, low, right (k, O, 8); common (C, O); fills scalars (4, C*O, k*32) and matrices
+    (C*O, 2, 2, k*32); adds to norms (9, k, 32) float64: orbits that lie partly in the region per
+    symmetry in 0..7, complete ones (the same for all) in 8.
     """
     rotations, count, _ = index.shape
     v, squares = np.empty((8, LANES), np.float32), np.zeros((rotations, LANES), np.float32)
     for row in range(scalars.shape[1]):
-        c, o = (first + row) // count, (first + row) % count
+        c, o = row // count, row % count
         image = images[c]
         # Rotations innermost: neighbouring ones read neighbouring pixels, and fill one row after another.
         for k in range(rotations):
@@ -191,36 +189,18 @@ def _interpolate(plane, i, fy, fx, side):
 def minimum_block(scalars, matrices, norms, first, base_rotations, rotations, elements, best, best_t, best_product):
     """Fold the products of a block of rotations into the running minimum over transforms.
 
-    scalars (P, 4, N, k*B), matrices (P, N, 2, 2, k*B) add up, over P parts of the orbits, to parts of -2 <r, w>;
-    norms (8, k, B) float32 are |r|^2. best (N, B) float32 holds the smallest |r|^2 - 2 <r, w>, best_t its transform,
-    best_product its -2 <r, w>. Equal values keep the lower transform.
+    scalars (4, N, k*B), matrices (N, 2, 2, k*B) are parts of -2 <r, w>; norms (8, k, B) float32 are
+    |r|^2. best (N, B) float32 holds the smallest |r|^2 - 2 <r, w>, best_t its transform, best_product
+    its -2 <r, w>. Equal values keep the lower transform.
     """
     neurons, batch = best.shape
-    total, value = np.empty((8, batch), np.float32), np.empty((8, batch), np.float32)
+    value = np.empty((8, batch), np.float32)
     for n in range(neurons):
         for k in range(norms.shape[1]):
-            _add_parts(scalars, matrices, n, k * batch, total)
-            _inverse(total, value)
+            _inverse(scalars, matrices, n, k * batch, value)
             for h in elements:
                 t = np.int32((h // 4) * rotations + (h % 4) * base_rotations + first + k)
                 _keep_smaller(value[h], norms[h, k], t, best[n], best_t[n], best_product[n])
-
-
-@njit(**_OPTIONS)
-def _add_parts(scalars, matrices, n, at, total):
-    batch = total.shape[1]
-    for j in range(4):
-        total[j] = scalars[0, j, n, at : at + batch]
-        total[4 + j] = matrices[0, n, j // 2, j % 2, at : at + batch]
-        for p in range(1, scalars.shape[0]):
-            _add(total[j], scalars[p, j, n, at : at + batch])
-            _add(total[4 + j], matrices[p, n, j // 2, j % 2, at : at + batch])
-
-
-@njit(**_OPTIONS)
-def _add(total, part):
-    for b in range(total.size):
-        total[b] += part[b]
 
 
 @njit(**_OPTIONS)
@@ -234,11 +214,14 @@ def _keep_smaller(product, norm, t, best, best_t, best_product):
 
 
 @njit(**_OPTIONS)
-def _inverse(total, value):
+def _inverse(scalars, matrices, n, at, value):
     for b in range(value.shape[1]):
-        even, odd = total[0, b] + total[1, b], total[0, b] - total[1, b]
-        even_flip, odd_flip = total[2, b] + total[3, b], total[2, b] - total[3, b]
-        m00, m01, m10, m11 = total[4, b], total[5, b], total[6, b], total[7, b]
+        s0, s1 = scalars[0, n, at + b], scalars[1, n, at + b]
+        s2, s3 = scalars[2, n, at + b], scalars[3, n, at + b]
+        even, odd = s0 + s1, s0 - s1
+        even_flip, odd_flip = s2 + s3, s2 - s3
+        m00, m01 = matrices[n, 0, 0, at + b], matrices[n, 0, 1, at + b]
+        m10, m11 = matrices[n, 1, 0, at + b], matrices[n, 1, 1, at + b]
         trace, twist = m00 + m11, m10 - m01
         trace_flip, twist_flip = m00 - m11, -(m01 + m10)
         value[0, b] = (even + even_flip) + trace
@@ -253,13 +236,12 @@ def _inverse(total, value):
 
 @njit(**_OPTIONS)
 def all_products(scalars, matrices, rotations_in_block, batch):
-    """-2 <h r, w> for every symmetry: (N, 8, k, B) float32 from the products of a block, as of `minimum_block`."""
-    neurons = scalars.shape[2]
-    out, total = np.empty((neurons, 8, rotations_in_block, batch), np.float32), np.empty((8, batch), np.float32)
+    """-2 <h r, w> for every symmetry: (N, 8, k, B) float32 from the products of a block."""
+    neurons = scalars.shape[1]
+    out = np.empty((neurons, 8, rotations_in_block, batch), np.float32)
     for n in range(neurons):
         for k in range(rotations_in_block):
-            _add_parts(scalars, matrices, n, k * batch, total)
-            _inverse(total, out[n, :, k, :])
+            _inverse(scalars, matrices, n, k * batch, out[n, :, k, :])
     return out
 
 

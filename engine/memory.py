@@ -13,7 +13,7 @@ import numpy as np
 from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.certified import PAIRS_AT_ONCE
 from skysom.engine.direct import FRAMES_KEPT
-from skysom.engine.exact import DOUBLE_NEURONS, panels
+from skysom.engine.exact import DOUBLE_NEURONS, block_rotations
 from skysom.engine.geometry import Geometry
 from skysom.engine.polar import PART_NEURONS
 from skysom.engine.rings import BANDS, FEW_NEURONS, SOME_PIXELS, ring_radii
@@ -130,7 +130,7 @@ def projected_memory(
                    8 C H^2 B + 48 N B + 144 b B + panels
                    8 C H^2 B + 110 N B + (60 + 4 C) D^2: direct sums
                    8 C H^2 B + 110 N B + 64 K (b + n) + 64 T n: the same in float64, of images that nearly are neurons
-        panels     32 B r (K' + N K / K') of r rotations and K' rows at a time
+        panels     32 B r (K + N) of r rotations
     """
     sizes = _Sizes(geometry, neurons, channels)
     results = 26 * neurons * max(batch - BLOCK_IMAGES, 0)
@@ -287,8 +287,7 @@ def _exact_kept(sizes: _Sizes) -> int:
 def _exact_block(sizes: _Sizes, images: int) -> int:
     """What a block of ``images`` takes for a while in an exact search."""
     rows, neurons, bases = sizes.rows, sizes.neurons, sizes.bases
-    step, depth = panels(sizes.geometry, rows, neurons)
-    panel = 32 * images * step * (depth + -(-rows // depth) * neurons)
+    panel = 32 * images * block_rotations(sizes.geometry, rows, neurons) * (rows + neurons)
     some = min(neurons, DOUBLE_NEURONS)
     double = 64 * rows * (bases + some) + 64 * some * sizes.geometry.transforms
     products = 48 * neurons * images + 144 * bases * images + panel

@@ -174,7 +174,7 @@ class OnlineTrainer:
         images = dihedral.Spectra(scalars, matrices.reshape(2 * rows, 2 * bases))
         own = dihedral.Spectra(self.scalars, self.matrices.reshape(2 * neurons, 2 * rows))
         one, two = dihedral.products(own, images)
-        values = kernels.all_products(one[None], two.reshape(1, neurons, 2, 2, bases), bases, 1)[..., 0]
+        values = kernels.all_products(one, two.reshape(neurons, 2, 2, bases), bases, 1)[..., 0]
         elements = list(self.geometry.elements)
         # With four quarter turns in use, (element, k) in order is t in order.
         scale = norms[elements].reshape(1, -1) + self.norms[:, None]

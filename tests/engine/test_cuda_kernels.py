@@ -81,7 +81,7 @@ def test_the_minimum_is_the_one_of_the_compiled_loop(device, geometry, neurons, 
             2 if geometry.flip else 1, *found,
         )  # fmt: skip
         kernels.minimum_block(
-            scalars[None], matrices[None], norms[:, first:stop].astype(np.float32), first, base, geometry.rotations,
+            scalars, matrices, norms[:, first:stop].astype(np.float32), first, base, geometry.rotations,
             np.array(geometry.elements), *wanted,
         )  # fmt: skip
     for one, other in zip(found, wanted, strict=True):

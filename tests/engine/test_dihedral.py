@@ -88,20 +88,16 @@ def test_products_and_norms_are_those_of_the_transforms(geometry, channels):
                 np.testing.assert_allclose(values[h, :, k, b], expected, rtol=1e-5, atol=1e-6)
 
 
-@given(geometries, st.integers(1, 2), st.integers(1, 40), st.booleans())
-def test_compiled_sampling_equals_the_portable_form(geometry, channels, depth, subtracted):
+@given(geometries, st.integers(1, 2), st.booleans())
+def test_compiled_sampling_equals_the_portable_form(geometry, channels, subtracted):
     images = pictures(BLOCK_IMAGES, channels, geometry.image_side, geometry.image_side)
     table, base = dihedral.orbits(geometry), geometry.base_rotations
     common = pictures(1, channels, len(table), 1)[0, ..., 0] if subtracted else None
+    fast, fast_norms = sample(image_innermost(images), table, slice(base // 2, base), common)
     plain, plain_norms = dihedral.image_spectra(images, table, base // 2, base, common)
-    norms, rows = 0, channels * len(table)
-    for first in range(0, rows, depth):
-        some, both = slice(first, first + depth), slice(2 * first, 2 * (first + depth))
-        fast, part = sample(image_innermost(images), table, slice(base // 2, base), common, some)
-        np.testing.assert_allclose(fast.scalars, plain.scalars[:, some], atol=4e-6)
-        np.testing.assert_allclose(fast.matrices, plain.matrices[both], atol=4e-6)
-        norms = norms + part
-    np.testing.assert_allclose(norms, plain_norms, rtol=1e-6)
+    for one, other in zip(fast, plain, strict=True):
+        np.testing.assert_allclose(one, other, atol=4e-6)
+    np.testing.assert_allclose(fast_norms, plain_norms, rtol=1e-6, atol=1e-6 if subtracted else 0)
 
 
 @given(geometries, st.integers(1, 2))
@@ -113,7 +109,7 @@ def test_sampling_one_image_equals_the_portable_form(geometry, channels):
     fast, norms = sample_one(images[0], table, common)
     for one, other in zip(fast, plain, strict=True):
         np.testing.assert_allclose(one, other, atol=4e-6)
-    np.testing.assert_allclose(norms, plain_norms, rtol=1e-6)
+    np.testing.assert_allclose(norms, plain_norms, rtol=1e-6, atol=1e-6)  # small differences of numbers near 1
 
 
 @given(geometries)
