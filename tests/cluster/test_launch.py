@@ -407,6 +407,7 @@ open(sys.argv[2], "w").write(f"{len(nodes)} {len(places)}")
 """
 
 
+@pytest.mark.slow
 def test_the_script_makes_a_cluster_of_two_nodes_and_ends_it(slurm):
     (slurm.work / "probe.py").write_text(PROBE)
     script = _script(2, ["python", "probe.py", "2", "seen"])

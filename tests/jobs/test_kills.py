@@ -27,7 +27,7 @@ TRIES = 4
 
 
 def trials(kind, quick):
-    """Seven seeds, of which ``quick`` is one of the quick tests."""
+    """Seven seeds, of which ``quick`` is one of the quick tests, where it is not None."""
     return [
         pytest.param(seed, id=f"{kind}{seed}", marks=() if seed == quick else pytest.mark.slow) for seed in range(7)
     ]
@@ -121,7 +121,8 @@ def test_killed_workers(reference, start, tmp_path, trial):
     again([1, trial], tmp_path, reference, attempt)
 
 
-@pytest.mark.parametrize("trial", trials("driver", quick=2))
+# None is quick: test_run.py kills a driver too.
+@pytest.mark.parametrize("trial", trials("driver", quick=None))
 def test_a_killed_driver(reference, start, tmp_path, trial):
     """The driver dies; the same command again does what was missing and no more, when its workers are gone."""
 
