@@ -60,46 +60,54 @@ def sources(count, channels, side, rng):
 
 
 def arrays(geometry, neurons, channels, images):
+    """Images and a map whose neighbours are alike, as on a trained one."""
     rng = np.random.default_rng(0)
     shown = sources(images, channels, geometry.image_side, rng)
-    return shown, sources(neurons, channels, geometry.neuron_side, rng)
+    weights = sources(neurons, channels, geometry.neuron_side, rng)
+    weights[1::2] = weights[: neurons // 2 * 2 : 2] * np.float32(1.001)
+    return shown, weights
+
+
+def blocks(geometry, images, weights):
+    """The images, and some that nearly are neurons: their distances cancel, to the two that are alike."""
+    for first in range(0, len(images), 32):
+        yield images[first : first + 32]
+    low = (geometry.neuron_side - geometry.image_side) // 2
+    yield weights[:64:2, :, low : low + geometry.image_side, low : low + geometry.image_side]
 
 
 def map_all(geometry, images, weights):
     search = Search(weights, geometry)
-    # In a survey every rotation is the best of some image.
-    for k in range(geometry.base_rotations):
-        frame_taps(geometry, k)
-    for first in range(0, len(images), 32):
-        search(images[first : first + 32])
+    for block in blocks(geometry, images, weights):
+        search(block)
 
 
 def map_certified(geometry, images, weights):
     search = CertifiedSearch(weights, geometry)
-    for first in range(0, len(images), 32):
-        search(images[first : first + 32])
+    for block in blocks(geometry, images, weights):
+        search(block)
     # Too faint for float32 squares: the exact search decides.
     search(images[:1] * np.float32(1e-20))
 
 
 def map_checked(geometry, images, weights):
     search = CertifiedSearch(weights, geometry)
-    for k in range(geometry.base_rotations):
-        frame_taps(geometry, k)
-    for first in range(0, len(images), 32):
-        search(images[first : first + 32])
-        search.exact(images[first : first + 32])
+    for block in blocks(geometry, images, weights):
+        search(block)
+        search.exact(block)
 
 
 def map_polar(geometry, images, weights):
     search = PolarSearch(weights, geometry)
-    for first in range(0, len(images), 32):
-        search(images[first : first + 32])
+    for block in blocks(geometry, images, weights):
+        search(block)
 
 
 def train_all(geometry, images, weights):
+    weights[:] = 0  # a blank map: at first all neurons are equally near
     som, wide = Som(weights, Cartesian(len(weights))), Neighbourhood("unity_gaussian", 3.0)
     trainer = OnlineTrainer(som, wide, geometry)
+    # In a survey every rotation is the best of some image.
     for k in range(geometry.base_rotations):
         frame_taps(geometry, k)
     trainer.train(images[:17])
