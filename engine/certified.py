@@ -231,8 +231,8 @@ class CertifiedSearch:
             scored.coefficients, *self.steering, scored.energies.transpose(2, 0, 1).copy(), scored.image, values
         )
         found = values + self.scores.norms[scored.neuron][:, None]
-        elements = list(geometry.elements)
-        found[:, :: geometry.base_rotations] = scored.unturned[elements][:, scored.neuron, scored.image].T
+        elements = np.array(geometry.elements)[:, None]
+        found[:, :: geometry.base_rotations] = scored.unturned[elements, scored.neuron, scored.image].T
         return found
 
     def _unturned(self, inner: np.ndarray) -> np.ndarray:

@@ -50,8 +50,9 @@ class CoarseScores:
         self.groups = np.concatenate([c * count + np.arange(0, count, width) for c in range(channels)])
         turn = 2 * np.pi * self.step / geometry.rotations * table.orders
         share = np.where(self.kept, turn**2 / 8 if self.step > 1 else 0.0, 1.0) * (2 * ROUNDED_UP)
-        sizes = [share[:, None] * self._sizes(neuron, 1 / self.areas) for neuron in scores.coefficients]
-        self.sizes = np.stack(sizes).reshape(len(sizes), -1).astype(np.float32)
+        self.sizes = np.empty((len(scores.coefficients), table.band * len(self.groups)), np.float32)
+        for own, neuron in zip(self.sizes, scores.coefficients, strict=True):
+            own[:] = (share[:, None] * self._sizes(neuron, 1 / self.areas)).reshape(-1)
 
     def __call__(self, spectra: np.ndarray, apart: np.ndarray, energies: np.ndarray) -> Coarse:
         """Coarse scores of a block of images.

@@ -16,6 +16,8 @@ _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"contract
 # Long float64 sums may be reordered, the same way every time.
 _SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
 LANES = BLOCK_IMAGES
+TURNS = 16
+"""Rotations whose samples wait in the first cache until they are transformed."""
 FEW_ROWS = 8
 """Orbits whose squares are summed in float32 before they go to the float64 sum."""
 
@@ -29,20 +31,24 @@ def sample_block(images, index, low, right, weight, inside, complete, product, s
     symmetry in 0..7, complete ones (the same for all) in 8.
     """
     rotations, count, _ = index.shape
-    v, squares = np.empty((8, LANES), np.float32), np.zeros((rotations, LANES), np.float32)
+    v = np.empty((8, TURNS * LANES), np.float32)
+    squares = np.zeros(rotations * LANES, np.float32)
     for row in range(scalars.shape[1]):
         c, o = row // count, row % count
-        image = images[c]
-        # Rotations innermost: neighbouring ones read neighbouring pixels, and fill one row after another.
-        for k in range(rotations):
-            for g in range(8):
-                _sample_lanes(image, index[k, o, g], low[k, o, g], right[k, o, g], side, common[c, o], v[g])
-            own = weight[o] if o < complete else np.float32(0)
-            _butterfly_lanes(v, own, scalars, matrices, row, k * LANES, squares[k])
-            if o >= complete:
-                _add_partial_squares(v, inside[o], product, weight[o], norms, k)
+        own = weight[o] if o < complete else np.float32(0)
+        # Rotations innermost: neighbouring ones read neighbouring pixels, and fill rows of spectra in long runs.
+        for begin in range(0, rotations, TURNS):
+            end = min(begin + TURNS, rotations)
+            for k in range(begin, end):
+                at = (k - begin) * LANES
+                for g in range(8):
+                    place = v[g, at : at + LANES]
+                    _sample_lanes(images[c], index[k, o, g], low[k, o, g], right[k, o, g], side, common[c, o], place)
+                if o >= complete:
+                    _add_partial_squares(v[:, at : at + LANES], inside[o], product, weight[o], norms, k)
+            _butterfly_squares(v, own, scalars, matrices, row, begin * LANES, squares[begin * LANES : end * LANES])
         if row % FEW_ROWS == FEW_ROWS - 1 or row == scalars.shape[1] - 1:
-            norms[8] += squares
+            norms[8] += squares.reshape(rotations, LANES)
             squares[:] = 0
 
 
@@ -62,9 +68,9 @@ def _sample_lanes(image, i, fy, fx, side, common, out):
 
 
 @njit(**_OPTIONS)
-def _butterfly_lanes(v, weight, scalars, matrices, row, at, squares):
-    """`_butterfly` and, where the orbit is complete, `_add_squares` in one pass over the samples."""
-    for b in range(LANES):
+def _butterfly_squares(v, weight, scalars, matrices, row, at, squares):
+    """`_butterfly` and `_add_squares` in one pass over as many samples as there are ``squares``."""
+    for b in range(squares.size):
         v0, v1, v2, v3, v4, v5, v6, v7 = v[0, b], v[1, b], v[2, b], v[3, b], v[4, b], v[5, b], v[6, b], v[7, b]
         e0, e1, e2, e3 = v0 + v4, v1 + v5, v2 + v6, v3 + v7
         o0, o1, o2, o3 = v0 - v4, v1 - v5, v2 - v6, v3 - v7

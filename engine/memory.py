@@ -172,7 +172,7 @@ def certified_memory(
         limit      before + limit of `polar_memory`
         making     before + 8 M N C J + 4 n C P + 8 M P + 8 M n' C J + the larger of 24 M 1024 and 16 M n C J:
                    n = 32 neurons put on the rings
-        sizes      before + 8 (M + m) N C J + 20 M N G: the neurons' sizes, in float64 first
+        sizes      before + 8 (M + m) N C J + 4 M N G: the neurons' sizes
         kept       before + 8 (M + m) N C J + 4 M N G + 32 N K + 24 b M + 12 a m
         block      4 C H^2 B + the largest of
                    4 C H^2 B + 32 K B + 144 N B: grid symmetries
@@ -186,7 +186,7 @@ def certified_memory(
                    101 N B + 32 b B + 8 F M s + 72 400 B + what one image takes in the exact search: fallback
                    (checked: what a block takes in the exact search)
         part       of `polar_memory`, with m orders at a angles
-        scores     32 F N B + 8 F M n + 12 T n + 8 T n'
+        scores     8 F M n + 12 T n + 8 T n'
         one image  8 C H^2 + 110 N + the largest of 32 b (K + N) + 232 b and of what direct sums and products in float64
                    take there
     """
@@ -305,7 +305,7 @@ def _neurons_building(sizes: _Sizes, before: int) -> int:
     return before + max(
         _limit(sizes),
         8 * sizes.neurons * band * rings + max(making),
-        _on_rings(sizes) + 20 * sizes.neurons * band * sizes.groups,
+        _on_rings(sizes) + 4 * sizes.neurons * band * sizes.groups,
     )
 
 
@@ -314,7 +314,7 @@ def _certified_block(sizes: _Sizes) -> int:
     block, neurons, bases, band = BLOCK_IMAGES, sizes.neurons, sizes.bases, sizes.band
     images, rings, pairs = 4 * sizes.image * block, sizes.channels * sizes.rings * block, block * sizes.rivals
     coefficients, energies = 8 * sizes.flips * band * pairs, 32 * bases * block
-    scores = 32 * sizes.flips * neurons * block + max(
+    scores = max(
         8 * sizes.flips * band * n + sizes.transforms * (12 * n + 8 * old) for n, old in _times(pairs, PAIRS_AT_ONCE)
     )
     coarse = 16 * LOWEST_ORDERS * rings + 32 * sizes.angles * block + _part(sizes, LOWEST_ORDERS, sizes.angles)
