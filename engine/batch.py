@@ -33,7 +33,7 @@ BatchMode = Literal["affine", "kohonen"]
 
 FIXED_POINT_BITS = 52
 """Bits a sum of a batch may fill: sums are made as whole float64, exact below 2^53. A unit of the last one is then
-2^-52 of the brightest pixel, where a weight (float32) has 2^-24."""
+2^-52 of the brightest pixel of the batch, where a weight (float32) has 2^-24 of itself."""
 TILE_ORBITS = 64
 """Orbits whose sums are made together: those of 100 neurons, 0.4 MB, fit the second cache of most processors."""
 NEURONS_AT_ONCE = 1024

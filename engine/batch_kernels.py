@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from skysom.engine.blocks import BLOCK_IMAGES
+
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 
-LANES = 32
+LANES = BLOCK_IMAGES
 """Images of a block, four vectors under AVX2: the compiler makes one loop of them only where there are so many."""
 
 

@@ -41,6 +41,8 @@ FAINTEST = 1e-32
 """Mean |T x|^2 below which squares lose digits in float32, or nothing is in the region: the exact search decides."""
 ROUNDING = 2e-6
 """Rounding of a correlation as a share of |T x| |w|: it matters where neurons are much brighter than the image."""
+ENERGY_ROUNDING = 2e-7
+"""Rounding of |T x|^2: it matters where the image is much brighter than the neurons."""
 DARK = 1e-6
 """Neurons of less than this share of the brightest one's |w|^2 say nothing about the others' sharpness."""
 CONFIDENCE = 0.95
@@ -83,9 +85,10 @@ class Effort:
 class Scored:
     """Scores of a block of B images.
 
-    squared (N, B) float64, transform (N, B): the best of each neuron, a coarse one (`coarse`) where it cannot hold the
-    best match; unturned (8, N, B): scores of k = 0 for each symmetry; energies (8, R/4, B) float32; level (B,): their
-    mean; neuron, image (n,) and coefficients (n, F, 2 M) of the pairs that may hold candidates.
+    squared (N, B) float64, transform (N, B): the best of each neuron, a coarse one (`coarse`) where it cannot hold
+    one of the ``exact_neurons`` best; unturned (8, N, B): scores of k = 0 for each symmetry; energies (8, R/4, B)
+    float32; level (B,): their mean; neuron, image (n,) and coefficients (n, F, 2 M) of the pairs that may hold
+    candidates.
     """
 
     squared: np.ndarray
@@ -174,9 +177,9 @@ class CertifiedSearch:
         return _first(match, count), _first(replace(effort, fallback=fallback), count)
 
     def score(self, images: np.ndarray, wanted: np.ndarray, asked: np.ndarray | None = None) -> Scored:
-        """Scores of a block of ``images`` (B, C, H, H), as far as ``wanted`` (B,) bool.
+        """Scores of a block of ``images`` (B, C, H, H), of which those ``wanted`` (B,) bool count.
 
-        Its pairs are those within the margin, and those ``asked`` for (N, B) bool.
+        Its pairs are those within the margin of wanted images, and those ``asked`` for (N, B) bool.
         """
         inner = image_innermost(images)
         unturned = self._unturned(inner)
@@ -198,7 +201,9 @@ class CertifiedSearch:
         threshold = np.take_along_axis(squared, first, axis=0).max(axis=0)
         # Not "at most": scores that are not numbers are looked at.
         survive = ~(coarse.squared - coarse.bound > threshold + reach) & wanted & np.isfinite(threshold)
-        self._refine(found, apart, *np.nonzero(survive))
+        rest = survive.copy()
+        np.put_along_axis(rest, first, False, axis=0)
+        self._refine(found, apart, *np.nonzero(rest))
         keep = survive & (squared <= self._threshold(squared) + reach)
         neuron, image = np.nonzero(keep if asked is None else keep | asked)
         return replace(found, neuron=neuron, image=image, coefficients=self._correlate(apart, neuron, image))
@@ -267,7 +272,8 @@ class CertifiedSearch:
 
     def _reach(self, level: np.ndarray, norms: np.ndarray) -> np.ndarray:
         """(n, B) how far above the best score a candidate of neurons with |w|^2 ``norms`` (n,) may lie."""
-        return self.margin * self.scale(level) + ROUNDING * np.sqrt(np.maximum(level, 0) * norms[:, None])
+        rounding = ROUNDING * np.sqrt(np.maximum(level, 0) * norms[:, None]) + ENERGY_ROUNDING * level
+        return self.margin * self.scale(level) + rounding
 
     def scale(self, level: np.ndarray) -> np.ndarray:
         """(B,) |T x| |w|, of which margins are shares, from the mean |T x|^2.

@@ -26,12 +26,16 @@ STEP_DEGREES = 4.0
 """At most so far apart are the angles that every neuron is scored at."""
 GROUPS = 16
 """At most so many groups of rings of a channel."""
-ROUNDED_UP = 1 + 1e-5
-"""What makes the float32 sums of a bound not less than it."""
+ROUNDED_UP = 1 + 1e-4
+"""What makes the float32 sums of a bound not less than it: far more than such sums of positive numbers lose."""
 
 
 class Coarse(NamedTuple):
-    """Coarse scores (N, B) float64, where (N, B) int64, and how much less the best score can be (N, B) float32."""
+    """Coarse scores of a block of images, base rotation 0 apart.
+
+    squared (N, B) float64, at transform (N, B) int32; bound (N, B) float32: how much less the best score of all orders
+    and angles can be.
+    """
 
     squared: np.ndarray
     transform: np.ndarray
@@ -51,8 +55,9 @@ class CoarseScores:
         turn = 2 * np.pi * self.step / geometry.rotations * table.orders
         share = np.where(self.kept, turn**2 / 8 if self.step > 1 else 0.0, 1.0) * (2 * ROUNDED_UP)
         self.sizes = np.empty((len(scores.coefficients), table.band * len(self.groups)), np.float32)
-        for own, neuron in zip(self.sizes, scores.coefficients, strict=True):
-            own[:] = (share[:, None] * self._sizes(neuron, 1 / self.areas)).reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):  # squares beyond float32: such a neuron is never discarded
+            for own, neuron in zip(self.sizes, scores.coefficients, strict=True):
+                own[:] = (share[:, None] * self._sizes(neuron, 1 / self.areas)).reshape(-1)
 
     def __call__(self, spectra: np.ndarray, apart: np.ndarray, energies: np.ndarray) -> Coarse:
         """Coarse scores of a block of images.
@@ -64,8 +69,9 @@ class CoarseScores:
         squared = np.concatenate([part.best for part in parts]) + self.low.norms[:, None]
         bases = self.geometry.base_rotations
         quarter, place = np.divmod(np.concatenate([part.transform for part in parts]), -(-bases // self.step))
-        images = np.stack([self._sizes(image, self.areas).reshape(-1) for image in apart])
-        return Coarse(squared, quarter * bases + place * self.step, self.sizes @ images.T)
+        with np.errstate(over="ignore", invalid="ignore"):
+            images = np.stack([self._sizes(image, self.areas).reshape(-1) for image in apart])
+            return Coarse(squared, quarter * bases + place * self.step, self.sizes @ images.T)
 
     def _least(self, energies: np.ndarray) -> np.ndarray:
         """The least energy (8, k, B) that base rotations less than a step from each scored one have."""

@@ -7,7 +7,7 @@ import numpy as np
 from skysom.engine import dihedral
 from skysom.engine.geometry import Geometry
 
-NEURONS_AT_ONCE = 64
+TRIPLES_AT_ONCE = 64
 """Triples whose neurons are brought to the places of the orbits together."""
 FRAMES_KEPT = 512
 """Base rotations whose interpolation of a whole frame is kept."""
@@ -27,8 +27,8 @@ def direct_distances(
     """
     table, out = dihedral.orbits(geometry), np.empty(len(rows))
     order = np.argsort(neurons, kind="stable")
-    for first in range(0, len(rows), NEURONS_AT_ONCE):
-        some = order[first : first + NEURONS_AT_ONCE]
+    for first in range(0, len(rows), TRIPLES_AT_ONCE):
+        some = order[first : first + TRIPLES_AT_ONCE]
         unique, own = np.unique(neurons[some], return_inverse=True)
         out[some] = sums_at_places(images, at_places(weights[unique], table), table, rows[some], own, t[some])
     return out

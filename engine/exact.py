@@ -59,13 +59,13 @@ class Search:
         self.norms = xp.sum(xp.astype(inside, xp.float64) ** 2, axis=(1, 2))
 
     def __call__(self, images: Array, *, alone: bool = False) -> Match:
-        """Match of B <= 32 images; each ``alone``, so that no rounding depends on the others, costs twice as much for
-        one and more for many."""
+        """Match of B <= 32 images. ``alone``: each by itself, so that no rounding depends on the others; an image then
+        costs as much as two to five in a block (NumPy only; other namespaces search blocks)."""
         xp, count = self.xp, images.shape[0]
         check_shapes(images.shape, self.weights.shape, self.geometry)
         check_block(count)
         images, finite = finite_images(xp.astype(images, xp.float32), xp=xp)
-        if self.compiled and alone:
+        if self.compiled and alone and count:
             found = [_minimum_alone(image, self) for image in images]
             product, transform, norms = (np.concatenate(parts) for parts in zip(*found, strict=True))
         else:

@@ -1,7 +1,7 @@
 """Compiled loops of the exact search on NumPy arrays.
 
 Each has a plain counterpart it is tested against: sampling in `dihedral.image_spectra`, the minimum in
-`search`, direct distances and turned images in `transforms`. Images of a block are laid out
+`exact`, direct distances and turned images in `transforms`. Images of a block are laid out
 (C, H*W, B), image innermost, so that every tap of the interpolation is one contiguous vector.
 """
 

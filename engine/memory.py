@@ -8,12 +8,11 @@ not listed. Where n are taken at a time, n' are those of the time before, of whi
 
 import numpy as np
 
-from skysom.engine.batch import IMAGES_AT_ONCE
-from skysom.engine.batch import NEURONS_AT_ONCE as UNITS_AT_ONCE
+from skysom.engine.batch import IMAGES_AT_ONCE, NEURONS_AT_ONCE
 from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.certified import PAIRS_AT_ONCE
 from skysom.engine.coarse import GROUPS, LOWEST_ORDERS, STEP_DEGREES
-from skysom.engine.direct import FRAMES_KEPT, NEURONS_AT_ONCE
+from skysom.engine.direct import FRAMES_KEPT, TRIPLES_AT_ONCE
 from skysom.engine.exact import DOUBLE_NEURONS, block_rotations
 from skysom.engine.geometry import Geometry
 from skysom.engine.polar import PART_NEURONS
@@ -135,7 +134,7 @@ def batch_memory(geometry: Geometry, *, neurons: int, channels: int, batch: int,
     The images that workers hold come on top.
     """
     sizes, share = _Sizes(geometry, neurons, channels), -(-batch // workers)
-    sums, units, images = 8 * sizes.map, min(neurons, UNITS_AT_ONCE), min(share, IMAGES_AT_ONCE)
+    sums, units, images = 8 * sizes.map, min(neurons, NEURONS_AT_ONCE), min(share, IMAGES_AT_ONCE)
     search = projected_memory(geometry, neurons=neurons, channels=channels) + 13 * neurons * share
     found = _exact_kept(sizes) + (8 * sizes.image + 21 * neurons) * share
     adding = sizes.orbits * (96 * sizes.bases + 76) + 4 * sizes.frame + (4 * sizes.image + 12 * neurons) * share
@@ -277,7 +276,7 @@ def _double(sizes: _Sizes, neurons: int) -> int:
 
 def _direct(sizes: _Sizes, neurons: int) -> int:
     """Direct sums of ``neurons``, brought to the places of the orbits."""
-    return min(neurons, NEURONS_AT_ONCE) * (4 * sizes.channels * sizes.frame + 32 * sizes.rows) + 96 * sizes.orbits
+    return min(neurons, TRIPLES_AT_ONCE) * (4 * sizes.channels * sizes.frame + 32 * sizes.rows) + 96 * sizes.orbits
 
 
 def _certified_kept(sizes: _Sizes) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 `Scores` is the part that `method="polar"` and `method="certified"` share: for a block of images, the least
 |r|^2 + |w|^2 - 2 <r, w> of every neuron over the interpolated rotations, with <r, w> from the rings. What stands
-for |r|^2 is the caller's: `polar_energies` is unbiased in angle, `energies` is what the exact search has.
+for |r|^2 is the caller's: `PolarSearch.energies` is unbiased in angle, `energies` is what the exact search has.
 """
 
 from collections.abc import Callable, Iterator
@@ -78,7 +78,10 @@ class Scores:
             self.coefficients[first : first + PART_NEURONS] = part.transpose(2, 0, 1, 3)
 
     def lowest_orders(self, count: int) -> "Scores":
-        """The same neurons with the orders below ``count`` only, a multiple of 4; all of them where there are less."""
+        """The same neurons with the orders below ``count`` only, a multiple of 4; all of them where there are less.
+
+        For spectra made of all orders: it does not sample images itself.
+        """
         table, low = self.table, copy(self)
         if count >= table.band:
             return low
@@ -92,6 +95,8 @@ class Scores:
         from skysom.engine import polar_kernels
 
         table, (channels, _, batch) = self.table, inner.shape
+        if table.taps.index.shape[1] != 4 * table.band:
+            raise EngineError(f"these are the lowest {table.band} orders; make the spectra with those of all orders")
         samples = np.empty((4, table.band, channels * len(table), batch), np.float32)
         polar_kernels.sample_rings(inner, *table.taps, table.geometry.image_side, False, samples)
         return transformed(samples, table)

@@ -1,7 +1,7 @@
 """Compiled loops of the polar and the certified search on NumPy arrays.
 
 Images of a block are laid out (C, H*W, B), image innermost. Each loop has a plain counterpart that tests
-compare it with: rings in `rings`, steering in `steering`, energies in `energies`, direct sums in `search`.
+compare it with: rings in `rings`, steering in `steering`, energies in `energies`.
 """
 
 from typing import Any

@@ -63,7 +63,7 @@ def best_match(
     -----
     Distance is sqrt(sum over region and channels of (T_t x - w)^2), minimised over t. An image with
     NaN has NaN distances, transform 0 and BMU 0. Images are searched in blocks of 32; cut otherwise, distances
-    (but for the BMU's) may differ by rounding.
+    (but for the BMU's) may differ by rounding, and approximate ones by more.
     """
     from array_api_compat import array_namespace
 

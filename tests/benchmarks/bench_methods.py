@@ -29,7 +29,7 @@ from surveys import cutouts, distinct_map, prepared, trained_map
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from skysom.engine import Cartesian, Geometry, Hexagonal, Neighbourhood, Som
-from skysom.engine.batch import add_batch, coefficients, empty_sums, moved_weights, search_blocks
+from skysom.engine.batch import add_batch, coefficients, empty_sums, fixed_point_scale, moved_weights, search_blocks
 from skysom.engine.blocks import BLOCK_IMAGES
 from skysom.engine.calibration import calibrate
 from skysom.engine.certified import CertifiedSearch
@@ -132,8 +132,9 @@ class MethodBench:
         searched = time.perf_counter() - start
         found = coefficients(match.bmu, factors, "affine")
         sums = empty_sums(self.weights.shape)
-        add_batch(sums, batch, match.transform, found.move, self.geometry, 2.0**40)
-        moved_weights(self.weights, found.keep, sums, 2.0**40)
+        scale = fixed_point_scale(float(np.abs(batch).max()), factors)
+        add_batch(sums, batch, match.transform, found.move, self.geometry, scale)
+        moved_weights(self.weights, found.keep, sums, scale)
         return searched / count, (time.perf_counter() - start) / count
 
     def gemm(self) -> float:

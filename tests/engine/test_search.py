@@ -380,3 +380,27 @@ def test_a_block_of_the_wrong_shape_never_reaches_the_compiled_loops():
         search(np.zeros((1, 1, 9, 9), np.float32))
     with pytest.raises(ShapeError, match=r"13, 13"):
         Search(np.zeros((4, 1, 13, 13), np.float32), Geometry.derive(8, 4))
+
+
+@pytest.mark.parametrize("turns", [1, 7])
+@pytest.mark.parametrize("region", ["quadratic", "circular"])
+def test_any_number_of_rotations_a_block_finds_the_same(turns, region, monkeypatch):
+    geometry, rng = Geometry.derive(16, 80, region=region), np.random.default_rng(0)
+    images = rng.random((3, 2, 16, 16), np.float32)
+    weights = rng.random((4, 2, geometry.neuron_side, geometry.neuron_side), np.float32)
+    search = exact_module.Search(weights, geometry)
+    wanted, rows = search(images), 2 * len(search.table)
+    monkeypatch.setattr(exact_module, "PANEL_BYTES", 32 * 32 * rows * turns)
+    assert exact_module.block_rotations(geometry, rows, 4) == turns
+    found = search(images)
+    np.testing.assert_array_equal(found.transform, wanted.transform)
+    np.testing.assert_allclose(found.distance, wanted.distance, rtol=1e-6)
+    plain = best_match(images, Som(weights, Cartesian(4)), 80, region=region, method="reference")
+    np.testing.assert_array_equal(found.bmu, plain.bmu)
+    np.testing.assert_allclose(found.distance, plain.distance, rtol=5e-6)
+
+
+def test_no_images_alone():
+    geometry = Geometry.derive(16, 8)
+    search = exact_module.Search(np.ones((2, 1, geometry.neuron_side, geometry.neuron_side), np.float32), geometry)
+    assert search(np.zeros((0, 1, 16, 16), np.float32), alone=True).distance.shape == (0, 2)
