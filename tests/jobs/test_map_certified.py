@@ -65,7 +65,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def output(trained, tmp_path, monkeypatch):
     """A copy of it, for mappings that may be certified although so small a map gains little."""
-    monkeypatch.setattr(map_calibration, "MOST_COST", 2.0)
+    monkeypatch.setattr(map_calibration, "MOST_COST", 10.0)
     shutil.copytree(trained, tmp_path / "out")
     return tmp_path / "out"
 
