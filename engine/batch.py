@@ -159,25 +159,27 @@ def add_batch(
             f"{geometry.neuron_side} (neuron) they must be (N, C, D*D), (B, C, H, H), (B, N) and (B, N)"
         )
     for first in range(0, len(images), IMAGES_AT_ONCE):
+        some = slice(first, first + IMAGES_AT_ONCE)
+        blocks = _in_lanes(images[some])
         for begin in range(0, len(sums), NEURONS_AT_ONCE):
-            some, own = slice(first, first + IMAGES_AT_ONCE), slice(begin, begin + NEURONS_AT_ONCE)
-            _add_images(sums[own], images[some], transform[some, own], move[some, own], geometry, scale)
+            own = slice(begin, begin + NEURONS_AT_ONCE)
+            _add_images(sums[own], blocks, transform[some, own], move[some, own], geometry, scale)
 
 
 def _add_images(
-    sums: np.ndarray, images: np.ndarray, transform: np.ndarray, move: np.ndarray, geometry: Geometry, scale: float
+    sums: np.ndarray, blocks: np.ndarray, transform: np.ndarray, move: np.ndarray, geometry: Geometry, scale: float
 ) -> None:
-    """`add_batch`, tile by tile: the sums of a tile, of all neurons, stay in the cache while all images are added to
-    them, where whole neurons would come from memory for each image."""
+    """`add_batch` of images in ``blocks`` (`_in_lanes`), tile by tile: the sums of a tile, of all neurons, stay in the
+    cache while all images are added to them, where whole neurons would come from memory for each image."""
     from skysom.engine import batch_kernels
 
     turns, all_places = tiles(geometry)
     moved, runs, pairs = _runs_and_pairs(transform, move, geometry, scale)
-    blocks, room = _in_lanes(images), np.empty(len(moved) * 8 * TILE_ORBITS)
+    room = np.empty(len(moved) * 8 * TILE_ORBITS)
     sides = geometry.image_side, geometry.neuron_side
     for places in all_places:
         local = room[: len(moved) * places.size].reshape(len(moved), *places.shape)
-        for channel in range(images.shape[1]):
+        for channel in range(sums.shape[1]):
             batch_kernels.add_tile(
                 blocks, channel, places, turns, sides, dihedral.PRODUCT, runs, pairs, local, moved, sums
             )
@@ -221,7 +223,7 @@ def tiles(geometry: Geometry) -> tuple[np.ndarray, list[np.ndarray]]:
     what it reads stays in the cache from one rotation to the next. Corners that no image reaches are left out.
     """
     side, image = geometry.neuron_side, geometry.image_side
-    places = dihedral._symmetries(side)
+    places = dihedral.symmetries(side)
     places = places[:, places.min(axis=0) == np.arange(side * side)]
     turns = [
         (math.cos(angle), math.sin(angle), (side - 1) * 0.5, (image - 1) * 0.5)

@@ -27,7 +27,7 @@ from skysom.engine.geometry import Geometry, Taps
 Array = Any
 
 
-def _symmetries(side: int) -> np.ndarray:
+def symmetries(side: int) -> np.ndarray:
     """(8, side**2) int: pixel that element h = 4 f + q moves to each place of the frame."""
     grid = np.arange(side * side).reshape(side, side)
     turns = [np.rot90(grid, -q) for q in range(4)]
@@ -36,7 +36,7 @@ def _symmetries(side: int) -> np.ndarray:
 
 def _product_table() -> np.ndarray:
     """(8, 8) int: element g h, h acting first."""
-    places = _symmetries(3)
+    places = symmetries(3)
     table = np.empty((8, 8), np.int64)
     for g in range(8):
         for h in range(8):
@@ -89,7 +89,7 @@ class Orbits:
 @lru_cache(maxsize=4)
 def orbits(geometry: Geometry) -> Orbits:
     """Orbits and interpolation tables of ``geometry`` (kept: they depend on nothing else)."""
-    places = _symmetries(geometry.neuron_side)
+    places = symmetries(geometry.neuron_side)
     mask = geometry.region_mask.reshape(-1)
     hull = mask[places].any(axis=0)
     representatives = np.flatnonzero(hull & (places.min(axis=0) == np.arange(places.shape[1])))

@@ -33,7 +33,7 @@ def sample_rings(images, index, low, right, side, power, out):
             for a in range(quarter):
                 for q in range(4):
                     at = a + q * quarter
-                    _sample(images[c], index[j, at], low[j, at], right[j, at], side, np.float32(0), v[q])
+                    _sample(images[c], index[j, at], low[j, at], right[j, at], side, np.float32(0), v[q], batch)
                     if power:
                         v[q] *= v[q]
                 for b in range(batch):
@@ -74,7 +74,7 @@ def partial_norms(images, index, low, right, weight, inside, complete, product, 
         for c in range(channels):
             for o in range(complete, count):
                 for g in range(8):
-                    _sample(images[c], index[k, o, g], low[k, o, g], right[k, o, g], side, np.float32(0), v[g])
+                    _sample(images[c], index[k, o, g], low[k, o, g], right[k, o, g], side, np.float32(0), v[g], batch)
                     for b in range(batch):
                         v[g, b] *= v[g, b] * weight[o]
                 for g in range(8):
