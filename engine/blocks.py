@@ -7,6 +7,8 @@ from skysom.engine.match import finite_images
 
 BLOCK_IMAGES = 32
 """Images searched together. The shape of a matrix product decides its rounding, so it is fixed."""
+TURNS = 10
+"""Base rotations sampled together, whose samples wait in the first cache: nine times of 90, one per degree."""
 
 
 def check_block(count: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from skysom.engine import dihedral
-from skysom.engine.blocks import BLOCK_IMAGES, check_block, image_innermost
+from skysom.engine.blocks import BLOCK_IMAGES, TURNS, check_block, image_innermost
 from skysom.engine.direct import base_and_element, direct_distances
 from skysom.engine.geometry import Geometry
 from skysom.engine.match import Match, as_match, check_shapes, finite_images
@@ -27,7 +27,7 @@ DOUBLE_TIE = 1e-14
 """Transforms within this share of |r|^2 + |w|^2 of the best are equal in float64; the lowest is taken."""
 NEAR_TIE = 2e-6
 """Candidates within this share of |r|^2 + |w|^2 of the best are decided by direct sums."""
-PANEL_BYTES = 24 << 20
+PANEL_BYTES = 32 << 20
 """Most bytes of the spectra, and of the products, of one block of rotations: a share of the last cache."""
 
 DOUBLE_NEURONS = 32
@@ -155,8 +155,10 @@ def _neurons(
 
 
 def block_rotations(geometry: Geometry, rows: int, neurons: int) -> int:
-    """Base rotations of a block: spectra of ``rows`` (K) or products of ``neurons``, 8 float32 each, fill a panel."""
-    return min(geometry.base_rotations, max(1, PANEL_BYTES // (32 * max(rows, neurons) * BLOCK_IMAGES)))
+    """Base rotations of a block: spectra of ``rows`` (K) or products of ``neurons``, 8 float32 each, fill a panel;
+    a multiple of those that are sampled together, where so many fit."""
+    most = max(1, PANEL_BYTES // (32 * max(rows, neurons) * BLOCK_IMAGES))
+    return min(geometry.base_rotations, most - most % TURNS if most > TURNS else most)
 
 
 def sample(

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from skysom.engine.blocks import BLOCK_IMAGES
+from skysom.engine.blocks import BLOCK_IMAGES, TURNS
 
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 # Long float64 sums may be reordered, the same way every time.
 _SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
 LANES = BLOCK_IMAGES
-TURNS = 16
-"""Rotations whose samples wait in the first cache until they are transformed."""
 FEW_ROWS = 8
 """Orbits whose squares are summed in float32 before they go to the float64 sum."""
 
@@ -39,18 +37,30 @@ def sample_block(images, index, low, right, weight, inside, complete, product, s
         # Rotations innermost: neighbouring ones read neighbouring pixels, and fill rows of spectra in long runs.
         for begin in range(0, rotations, TURNS):
             end = min(begin + TURNS, rotations)
-            for k in range(begin, end):
-                at = (k - begin) * LANES
-                for g in range(8):
-                    tap, place = (index[k, o, g], low[k, o, g], right[k, o, g]), v[g, at : at + LANES]
-                    _sample(images[c], *tap, side, common[c, o], place, LANES)
-                if o >= complete:
+            # A number that the compiler knows saves a third of the time.
+            if end - begin == TURNS:
+                _sample_turns(images[c], index, low, right, o, begin, TURNS, side, common[c, o], v)
+            else:
+                _sample_turns(images[c], index, low, right, o, begin, end - begin, side, common[c, o], v)
+            if o >= complete:
+                for k in range(begin, end):
+                    at = (k - begin) * LANES
                     _add_partial_squares(v[:, at : at + LANES], inside[o], product, weight[o], norms, k)
             at, stop = begin * LANES, end * LANES
             _butterfly(v, scalars, matrices, row, at, weight[o], sums[at:stop])
         if row % FEW_ROWS == FEW_ROWS - 1 or row == scalars.shape[1] - 1:
             norms[8] += squares.reshape(rotations, LANES)
             squares[:] = 0
+
+
+@njit(**_OPTIONS)
+def _sample_turns(image, index, low, right, o, begin, turns, side, common, v):
+    """Samples (8, turns * 32) of orbit ``o`` at ``turns`` rotations from ``begin``."""
+    for k in range(turns):
+        at = k * LANES
+        for g in range(8):
+            tap = index[begin + k, o, g], low[begin + k, o, g], right[begin + k, o, g]
+            _sample(image, *tap, side, common, v[g, at : at + LANES], LANES)
 
 
 @njit(**_OPTIONS)
