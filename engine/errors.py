@@ -23,3 +23,7 @@ class NeighbourhoodError(EngineError):
 
 class PreprocessError(EngineError):
     """A preprocessing step with parameters outside its domain."""
+
+
+class ReadingError(EngineError):
+    """A map or a mapping cannot be read as asked: labels, masks, choices or sides that do not fit it."""

@@ -1,0 +1,1 @@
+"""Pictures of maps, neurons and images: axes in, axes out."""
