@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from skysom.engine.lattice import lattice_from_dict
+from skysom.engine.reading.crops import central
+from skysom.engine.reading.u_matrix import u_matrix
 from skysom.jobs import report_data, report_figures, report_map, report_sections
 from skysom.jobs.report_data import Content, MappingSummary
 from skysom.jobs.report_history import read_history
-from skysom.jobs.report_u_matrix import u_matrix
 from skysom.storage import place as places
 from skysom.storage.catalogue import parquet_source
 from skysom.storage.place import Place, place, write_atomically
@@ -162,7 +163,7 @@ def _pictures(loader: ImageLoader | None, rows: np.ndarray, side: int, size: int
     found: dict[int, np.ndarray] = {}
     for first in range(0, len(wanted), LOAD_ROWS):
         some = wanted[first : first + LOAD_ROWS]
-        for row, image in zip(some, report_figures.central(loader(some), side), strict=True):
+        for row, image in zip(some, central(loader(some), side), strict=True):
             found[row] = report_figures.thumbnails(image, size)
     return found
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from skysom.engine.reading.crops import central
 from skysom.jobs import report_figures as figures
 from skysom.jobs.report_history import History
 from skysom.storage.place import Place
@@ -310,4 +311,4 @@ class Content:
         """Thumbnail (C, size, size) uint8 of a neuron; None where the map is not in the store."""
         if self.weights is None:
             return None
-        return figures.thumbnails(figures.central(self.weights[neuron], self.side), size)
+        return figures.thumbnails(central(self.weights[neuron], self.side), size)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from skysom.engine.reading.crops import central
+
 WHITE = 255
 """Palette entry left blank; images use 0..254."""
 CELL = 100.0
@@ -64,12 +66,6 @@ def layout_of(lattice: Any) -> Layout:
 # --- images ---------------------------------------------------------------------------------------
 
 
-def central(images: np.ndarray, side: int) -> np.ndarray:
-    """The central ``side`` x ``side`` pixels of (..., y, x)."""
-    top, left = ((full - side) // 2 for full in images.shape[-2:])
-    return images[..., max(top, 0) : max(top, 0) + side, max(left, 0) : max(left, 0) + side]
-
-
 def thumbnail(image: np.ndarray, side: int) -> np.ndarray:
     """(side, side) uint8 palette levels 0..254 of an image (y, x): its own minimum to its own maximum.
 
@@ -103,17 +99,6 @@ def palette_png(levels: np.ndarray, colour_map: str = "inferno") -> str:
 def thumbnails(images: np.ndarray, side: int) -> np.ndarray:
     """(C, side, side) uint8 palette levels of the channels (C, y, x)."""
     return np.stack([thumbnail(image, side) for image in images])
-
-
-def reduced(images: np.ndarray, side: int) -> np.ndarray:
-    """(N, C, side, side) float32 of images (N, C, y, x), by box averages."""
-    from PIL import Image
-
-    if images.shape[-1] == side:
-        return np.ascontiguousarray(images, dtype=np.float32)
-    planes = images.reshape(-1, *images.shape[-2:]).astype(np.float32)
-    small = [np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BOX)) for p in planes]
-    return np.stack(small).reshape(*images.shape[:2], side, side)
 
 
 def strip(groups: Sequence[Sequence[np.ndarray | None]], side: int, channels: int) -> str:

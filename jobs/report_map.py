@@ -4,9 +4,9 @@ from html import escape
 
 import numpy as np
 
+from skysom.engine.reading.u_matrix import MAX_SIDE, angles
 from skysom.jobs import report_figures as figures
 from skysom.jobs.report_data import RANDOM, Content, MappingSummary
-from skysom.jobs.report_u_matrix import MAX_SIDE, angles
 from skysom.jobs.report_words import Section, compact, number, with_error
 
 GALLERY_SIDE = 64

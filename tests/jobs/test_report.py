@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,7 +14,6 @@ from skysom.jobs import report, report_data, report_figures
 from skysom.jobs.report import write_report
 from skysom.jobs.report_history import read_history
 from skysom.jobs.report_run import CAUSES
-from skysom.jobs.report_u_matrix import u_matrix
 from skysom.storage.errors import SurveyError
 from skysom.storage.status import CODES, STATUSES
 from skysom.storage.survey import ArraySpec, Survey, remove_tree
@@ -271,36 +269,6 @@ def test_the_note_on_quarter_turns_is_on_the_page(tmp_path):
     make_output(tmp_path)
     Survey(tmp_path / "survey.zarr", "r+")["mappings/main/bmu_rotation"][:] = np.full(150, 9, np.uint16)
     assert "prefer quarter turns" in " ".join(check(write_report(tmp_path)).text)
-
-
-def test_the_u_matrix_ignores_orientation_and_wraps_where_periodic():
-    bar = shapes(1, 32)[0]
-    other = np.zeros_like(bar)
-    other[:, 10:14, 20:24] = 3.0
-    weights = np.stack([bar, np.rot90(bar, axes=(1, 2)), bar[:, ::-1], other])
-    geometry = {"rotations": 360, "flip": True}
-    open_ = u_matrix(weights, Cartesian(1, 4), geometry, 32)
-    closed = u_matrix(weights, Cartesian(1, 4, periodic=True), geometry, 32)
-    assert open_[:2] == pytest.approx([0, 0], abs=1e-3)
-    assert open_[3] > 1
-    assert closed[0] == pytest.approx(open_[3] / 2, rel=1e-3)
-    assert np.isnan(u_matrix(weights[:1], Cartesian(1), geometry, 32)).all()
-
-
-def test_the_u_matrix_is_that_of_the_search():
-    weights = shapes(9, 32, 2)
-    lattice = Hexagonal(3)
-    found = u_matrix(weights[:7], lattice, {"rotations": 36, "flip": True}, 32)
-    match = best_match(weights[:7], Som(weights[:7], lattice), 36, True, "circular", 32)
-    distance, neighbour = (match.distance + match.distance.T) / 2, lattice.distances() == 1
-    np.testing.assert_allclose(found, [distance[i, neighbour[i]].mean() for i in range(7)], rtol=1e-4)
-
-
-def test_the_u_matrix_of_a_large_map_takes_seconds():
-    weights = shapes(400, 100)
-    started = time.process_time()
-    assert np.isfinite(u_matrix(weights, Cartesian(20, 20), {}, 70)).all()
-    assert time.process_time() - started < 30
 
 
 def test_images_are_drawn_with_the_first_row_at_the_bottom():

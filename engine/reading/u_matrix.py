@@ -6,8 +6,8 @@ import numpy as np
 
 from skysom.engine.geometry import Geometry
 from skysom.engine.lattice import Lattice
+from skysom.engine.reading.crops import central, reduced
 from skysom.engine.transforms import transform
-from skysom.jobs.report_figures import central, reduced
 
 MAX_SIDE, MAX_ROTATIONS, MAX_NEURONS = 32, 72, 4096
 """The U-matrix is for looking at: small pictures and few angles are enough, very large maps go without."""
