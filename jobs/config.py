@@ -131,6 +131,9 @@ class Train(Strict):
     sample: Positive | None = Field(None, description="at most this many images, chosen by the seed")
     where: str | None = Field(None, description="only rows for which this expression on catalogue columns holds")
     shuffle: bool = True
+    channel_weights: tuple[float, ...] | None = Field(
+        None, description="a number a channel, for this map and what is mapped onto it; default: those of preprocess"
+    )
     stages: tuple[TrainingStage, ...] = Field((TrainingStage(),), min_length=1)
     batch_size: Positive | None = Field(
         None,
@@ -142,6 +145,12 @@ class Train(Strict):
     )
     shuffle_images: Positive = Field(65536, multiple_of=64, description="images shuffled, and held in memory, together")
     checkpoint_batches: Positive = Field(16, description="batches between checkpoints")
+    stop_change: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="a stage ends when an iteration changes the mean distance of a fixed sample by a smaller share",
+    )
     keep_stages: bool = Field(True, description="keep the map after each stage as NAME-stage1, ...")
     memory_gb: float = Field(8.0, gt=0, description="refuse to start above this much memory for training")
 
@@ -156,6 +165,11 @@ class Map(Strict):
     rotations: int | None = Field(None, description="default: those of the last training stage")
     where: str | None = Field(None, description="only rows for which this expression on catalogue columns holds")
     keep: Positive | None = Field(None, description="neurons kept an image, the best first; default: all")
+    column_suffix: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_]+$",
+        description="columns of the catalogue are bmu_SUFFIX ..., beside those of others; default: bmu ..., replaced",
+    )
     method: MapMethod = Field(
         "certified",
         description="certified: best-matching units and their distances as exact has them, several times faster, the "
@@ -194,11 +208,12 @@ class Config(Strict):
             self.som.width % 2 == 0 or self.som.depth > 1 or self.som.height not in (None, self.som.width)
         ):
             raise ValueError("a hexagonal map needs an odd som.width, som.height equal to it, and som.depth 1")
-        weights = self.preprocess.channel_weights
-        if isinstance(weights, tuple) and not all(0 < weight < float("inf") for weight in weights):
-            raise ValueError(f"preprocess.channel_weights is {weights}; weights must be positive and finite")
-        if isinstance(weights, tuple) and self.images and len(weights) != len(self.images):
-            raise ValueError(f"preprocess.channel_weights has {len(weights)} numbers for {len(self.images)} channels")
+        for table in ("preprocess", "train"):
+            weights = getattr(self, table).channel_weights
+            if isinstance(weights, tuple) and not all(0 < weight < float("inf") for weight in weights):
+                raise ValueError(f"{table}.channel_weights is {weights}; weights must be positive and finite")
+            if isinstance(weights, tuple) and self.images and len(weights) != len(self.images):
+                raise ValueError(f"{table}.channel_weights has {len(weights)} numbers for {len(self.images)} channels")
         return self
 
 

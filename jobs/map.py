@@ -12,6 +12,7 @@ from skysom.cluster.shards import Runtime
 from skysom.engine.geometry import Geometry
 from skysom.engine.lattice import Lattice, lattice_from_dict, lattice_to_dict
 from skysom.jobs.config import Config, MapMethod
+from skysom.jobs.derived import Maker, add_derived, check_names
 from skysom.jobs.errors import ConfigError, MissingStageError
 from skysom.jobs.map_calibration import prepared_method
 from skysom.jobs.map_method import SEARCH, Method, Tally, affordable, method_of
@@ -53,6 +54,7 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
     method = affordable(config.map, geometry, int(np.count_nonzero(wanted)))
     check_memory(geometry, weights, runtime.workers_here, shard_rows=survey.shard_images, keep=keep, method=method.name)
     key = f"map:{name}"
+    _check_columns(output, name, config.map.column_suffix)
     content = hashlib.sha256(weights.tobytes()).hexdigest()
     channel_weights = attrs.get("channel_weights", list(reader.weights))
     claimed = output.claim(key, stage_values(config, "map"))
@@ -82,25 +84,48 @@ def map_survey(config: Config, output: Output, runtime: Runtime) -> None:
     with staged_pass(output, key, runtime) as run:
         for counts in run(survey.shards(), worker, digest):
             tally.add(counts)
-    _finish(output, survey, name, method, tally, where)
+    _finish(config, output, survey, method, tally)
 
 
-def _finish(output: Output, survey: Survey, name: str, method: Method, tally: Tally, where: str | None) -> None:
+def _finish(config: Config, output: Output, survey: Survey, method: Method, tally: Tally) -> None:
     """The end of a mapping: what its search found goes into its attributes, and its columns into the catalogue."""
+    name, where = config.som.name, config.map.where
     group = f"mappings/{name}"
-    attrs = _attrs_of(survey, group)
     output.check()
     if method.certified:
         found = tally.summary()
         survey.group[group].attrs[SEARCH] = found
         output.log("search", stage="map", key=f"map:{name}", **method.attrs(), **found)
-    columns = result_columns(survey, name, lattice_from_dict(attrs["lattice"]), Geometry(**attrs["geometry"]))
-    update_catalogue(output.catalogue, columns, survey.shard_images, drop=MAPPING_COLUMNS)
+    columns = write_columns(output, survey, name, config.map.column_suffix)
     part = "" if where is None else f"; only rows where {where} were mapped"
     say(
         f"map: {int((~columns['bmu'].isna()).sum()):,} of {len(survey):,} sources have a neuron of {name!r}{part}"
         + (tally.words() if method.certified else "")
     )
+
+
+def _maker(name: str) -> Maker:
+    """Who makes the columns with a suffix of mapping ``name``."""
+    return Maker(f"map --som-name {name}", name)
+
+
+def _check_columns(output: Output, name: str, suffix: str | None) -> None:
+    """ConfigError, before any work, where columns with ``suffix`` are not those of mapping ``name``."""
+    if suffix is not None:
+        check_names(output, [f"{column}_{suffix}" for column in MAPPING_COLUMNS], _maker(name).job)
+
+
+def write_columns(output: Output, survey: Survey, name: str, suffix: str | None = None) -> dict[str, Any]:
+    """Put the columns of mapping ``name`` into the catalogue: in the place of the latest mapping's, or beside them as
+    bmu_SUFFIX and so on. Returns them by their names without it."""
+    attrs = _attrs_of(survey, f"mappings/{name}")
+    columns = result_columns(survey, name, lattice_from_dict(attrs["lattice"]), Geometry(**attrs["geometry"]))
+    if suffix is None:
+        update_catalogue(output.catalogue, columns, survey.shard_images, drop=MAPPING_COLUMNS)
+    else:
+        named = {f"{column}_{suffix}": values for column, values in columns.items()}
+        add_derived(output, named, _maker(name))
+    return columns
 
 
 def _attrs_of(survey: Survey, group: str) -> dict[str, Any]:

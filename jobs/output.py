@@ -13,6 +13,7 @@ from skysom.cluster.fence import Guard
 from skysom.cluster.ledger import Ledger
 from skysom.cluster.lock import OutputLock
 from skysom.jobs.config import Config, flatten
+from skysom.jobs.derived import makers, write_makers
 from skysom.jobs.errors import ConfigError, MissingStageError
 from skysom.jobs.progress import say
 from skysom.jobs.results import MAPPING_COLUMNS, update_catalogue
@@ -171,8 +172,12 @@ class Output:
             places.remove(self.report)
         if stage == "ingest":
             places.remove(self.catalogue)
+            places.remove(self.private / "columns.json")
         elif stage != "report" and places.exists(self.catalogue):
-            update_catalogue(self.catalogue, {}, Survey(self.survey).shard_images, drop=MAPPING_COLUMNS)
+            known = makers(self.private)
+            stale = [c for c, maker in known.items() if maker.mapping and (everything or maker.mapping == name)]
+            update_catalogue(self.catalogue, {}, Survey(self.survey).shard_images, drop=(*MAPPING_COLUMNS, *stale))
+            write_makers(self.private, {column: known[column] for column in known if column not in stale})
         self.forget(*keys)
         places.remove(self._discarding)
 

@@ -20,6 +20,7 @@ from skysom.jobs.output import Output, Timer, hash_of, stage_values
 from skysom.jobs.preprocess import PreparedReader, open_prepared, preprocess_hash
 from skysom.jobs.progress import say
 from skysom.jobs.results import summary
+from skysom.jobs.training_judge import JUDGED_IMAGES
 from skysom.jobs.training_run import Plan, TrainingRun, default_batch_size, digest_of, neighbourhood_of
 from skysom.storage import place as places
 from skysom.storage.errors import SurveyError
@@ -35,7 +36,7 @@ def train(config: Config, output: Output, runtime: Runtime) -> None:
     Raises ConfigError where nothing can be selected, the memory would not suffice, the initial map does not
     fit or updates cannot be made in batches; MissingStageError before preprocessing.
     """
-    reader = open_prepared(output)
+    reader = weighted_reader(config, output)
     name, survey = config.som.name, Survey(output.survey)
     key = f"train:{name}"
     if key in output.recorded():
@@ -58,16 +59,18 @@ def train(config: Config, output: Output, runtime: Runtime) -> None:
         if f"train:{name}-stage{number + 1}" in output.recorded():  # a map of the user that happens to have the name
             say(f"train: the map after stage {number + 1} is not kept: {name}-stage{number + 1} is a map of its own")
             return
-        attrs = describe(lattice, geometries[number], survey) | {"training": _training(recipe, len(rows), number + 1)}
-        Survey(output.survey, "r+").save_som(f"{name}-stage{number + 1}", weights, attrs)
+        Survey(output.survey, "r+").save_som(f"{name}-stage{number + 1}", weights, attrs_after(number))
+
+    def attrs_after(number: int) -> dict[str, Any]:
+        told = {"channel_weights": list(reader.weights), "training": _training(recipe, len(rows), number + 1)}
+        return describe(lattice, geometries[number], survey) | told
 
     digest = digest_of(training_hash(output, name), rows, weights)
     run = TrainingRun(recipe, output, runtime, Plan(reader, rows, geometries, lattice, digest, keep))
     weights = run(weights)
-    training = _training(recipe, len(rows), len(config.train.stages))
-    attrs = describe(lattice, geometries[-1], survey) | {"training": training}
     output.check()
-    Survey(output.survey, "r+").save_som(name, weights, attrs | {"config_hash": training_hash(output, name)})
+    attrs = attrs_after(len(geometries) - 1) | {"config_hash": training_hash(output, name)}
+    Survey(output.survey, "r+").save_som(name, weights, attrs)
     places.remove(output.checkpoint(name))
     say(f"train: {name!r}, {lattice.size} neurons, from {len(rows):,} images in {timer.seconds:.0f} s")
     output.log(
@@ -82,6 +85,7 @@ def _training(config: Config, images: int, stages: int) -> dict[str, Any]:
         "seed": config.som.seed,
         "init": config.som.init,
         "batch_mode": config.train.batch_mode,
+        "stop_change": config.train.stop_change,
         "stages": [stage.model_dump(mode="json") for stage in config.train.stages[:stages]],
     }
 
@@ -125,6 +129,21 @@ def further(output: Output, init: str) -> dict[str, Any]:
     if "stages" in training:
         settings["train.stages"] = training["stages"][-1:]
     return settings
+
+
+def weighted_reader(config: Config, output: Output) -> PreparedReader:
+    """Reader of the prepared images with the channel weights of ``train``, where it has its own.
+
+    Raises ConfigError where they are not one a channel; MissingStageError before preprocessing.
+    """
+    reader, weights = open_prepared(output), config.train.channel_weights
+    if weights is None:
+        return reader
+    if len(weights) != len(reader.weights):
+        raise ConfigError(
+            f"train.channel_weights has {len(weights)} numbers, the survey {len(reader.weights)} channels"
+        )
+    return replace(reader, weights=weights)
 
 
 def training_hash(output: Output, name: str) -> str:
@@ -214,9 +233,11 @@ def within_memory(
         (geometry, stage.batch_size or 1) for geometry, stage in zip(geometries, config.train.stages, strict=True)
     ]
     sizes = {"neurons": lattice.size, "channels": len(survey.attrs["channels"]), "rows": images}
+    judged = 0 if config.train.stop_change is None else min(images, JUDGED_IMAGES)
+    sample = 4 * judged * sizes["channels"] * geometries[0].image_side ** 2
 
     def need(workers: int) -> int:
-        return train_memory(recipe, **sizes, window=config.train.shuffle_images, workers=workers)
+        return sample + train_memory(recipe, **sizes, window=config.train.shuffle_images, workers=workers)
 
     workers = wanted
     while runtime.workers is None and runtime.address is None and workers > 1 and need(workers) > limit:
@@ -253,13 +274,16 @@ def starting_weights(
         draw = np.random.default_rng([config.som.seed, 2])
         chosen = draw.choice(rows, lattice.size, replace=len(rows) < lattice.size)
         return np.stack([transform(image, 0, geometry) for image in reader.rows(chosen)]).astype(np.float32)
-    weights, _ = load_map(kind, output, lattice.kind)
+    weights, attrs = load_map(kind, output, lattice.kind)
     expected = (lattice.size, channels, side, side)
     if weights.shape != expected:
         raise ConfigError(
             f"som.init {kind!r} has (neurons, channels, side, side) {weights.shape}, this map needs {expected}; "
             "set som.width, som.height and som.neuron_side to match"
         )
+    before = attrs.get("channel_weights")
+    if before is not None and tuple(before) != tuple(reader.weights):  # neurons are of weighted images
+        return weights * (np.array(reader.weights) / before).astype(np.float32)[:, None, None]
     return weights
 
 

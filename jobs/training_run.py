@@ -4,7 +4,7 @@ import hashlib
 import io
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from skysom.jobs.errors import ConfigError
 from skysom.jobs.output import STAGES, Output, hash_of
 from skysom.jobs.preprocess import PreparedReader
 from skysom.jobs.progress import Progress, say
+from skysom.jobs.training_judge import Judge
 from skysom.storage import place as places
 from skysom.storage.errors import StorageError
 from skysom.storage.place import write_atomically
@@ -134,6 +135,8 @@ class TrainingRun:
         self._saved, self._batches = time.monotonic(), 0
         self._images: np.ndarray | None = None
         self._crew: Crew | None = None
+        self._judge = Judge(plan.reader, plan.rows, config.som.seed)
+        self._judged: float | None = None  # after the last iteration of this stage
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         start, weights = self._resume(weights)
@@ -141,6 +144,7 @@ class TrainingRun:
             with Progress("train", stage=(STAGES.index("train") + 1, len(STAGES))) as progress:
                 for number in range(start.stage, len(self.config.train.stages)):
                     begin = start if number == start.stage else Position(number)
+                    self._judged = self._judged if number == start.stage else None
                     online = self.config.train.stages[number].batch_size == 1
                     weights = (self._online if online else self._batched)(begin, weights, progress)
                     if self.config.train.keep_stages and number + 1 < len(self.config.train.stages):
@@ -175,6 +179,8 @@ class TrainingRun:
                     self._done(position, distance, tally, progress)
                     if time.monotonic() - self._saved >= CHECKPOINT_EVERY_S:
                         self._checkpoint(position, trainer.weights)
+                if self._ends(start.stage, iteration, trainer.weights):
+                    break
         return trainer.weights
 
     def _order(self, stage: int, iteration: int) -> np.ndarray:
@@ -192,19 +198,48 @@ class TrainingRun:
         schedule, tally = self._schedule(start.stage), _Tally()
         coordinator = Coordinator(self._crew, len(self.plan.rows))
         warned = False
-        for batch in coordinator.train(weights, schedule, epoch=start.iteration, seen=start.image):
-            weights = batch.weights
-            tally.add_batch(batch)
-            self._batches += 1
-            strong = batch.strongest > STRONG_SUM and schedule.batch_size > default_batch_size(len(self.plan.rows))
-            if strong and schedule.step.mode == "affine" and not warned:
-                warned = True
-                say(_strong(start.stage, schedule.batch_size, batch.strongest))
-            position = Position(start.stage, batch.epoch, batch.seen)
-            self._done(position, batch.bmu_distance, tally, progress)
-            if self._batches % self.config.train.checkpoint_batches == 0:
-                self._checkpoint(position, weights)
+        for iteration in range(start.iteration, schedule.epochs):
+            begin, once = start.image if iteration == start.iteration else 0, replace(schedule, epochs=iteration + 1)
+            for batch in coordinator.train(weights, once, epoch=iteration, seen=begin):
+                weights = batch.weights
+                tally.add_batch(batch)
+                self._batches += 1
+                strong = batch.strongest > STRONG_SUM and schedule.batch_size > default_batch_size(len(self.plan.rows))
+                if strong and schedule.step.mode == "affine" and not warned:
+                    warned = True
+                    say(_strong(start.stage, schedule.batch_size, batch.strongest))
+                position = Position(start.stage, batch.epoch, batch.seen)
+                self._done(position, batch.bmu_distance, tally, progress)
+                if self._batches % self.config.train.checkpoint_batches == 0:
+                    self._checkpoint(position, weights)
+            if self._ends(start.stage, iteration, weights):
+                break
         return weights
+
+    def _ends(self, number: int, iteration: int, weights: np.ndarray) -> bool:
+        """Judge the map after an iteration of stage ``number``, where asked to: whether the stage ends with it.
+
+        It depends on the maps after this iteration and the one before alone, and what was found of the latter is in
+        every checkpoint: an interrupted training ends where it would have.
+        """
+        limit = self.config.train.stop_change
+        if limit is None:
+            return False
+        before, after = self._judged, self._judge(weights, self.plan.geometries[number])
+        self._judged = after
+        change = None if before is None else abs(after - before) / before if before > 0 else 0.0
+        ends = change is not None and change < limit and iteration + 1 < self.config.train.stages[number].iterations
+        self.output.log(
+            "judged", stage="train", som=self.config.som.name, training_stage=number, iteration=iteration,
+            images=len(self._judge.rows), mean_distance=after, change=change, ended=ends,
+        )  # fmt: skip
+        if ends:
+            say(
+                f"train: stage {number + 1} ends after {iteration + 1} of its "
+                f"{self.config.train.stages[number].iterations} iterations: the last one changed the mean distance by "
+                f"{change:.2g} of it, less than train.stop_change={limit:g}"
+            )
+        return ends
 
     def _schedule(self, number: int) -> Schedule:
         train, stage = self.config.train, self.config.train.stages[number]
@@ -258,7 +293,8 @@ class TrainingRun:
         self.output.check()
         memory = io.BytesIO()
         where = np.array([position.stage, position.iteration, position.image])
-        np.savez(memory, weights=weights, position=where, digest=np.array(self.plan.digest))
+        judged = np.array(np.nan if self._judged is None else self._judged)
+        np.savez(memory, weights=weights, position=where, digest=np.array(self.plan.digest), judged=judged)
         write_atomically(self.output.checkpoint(self.config.som.name), memory.getvalue())
         self._saved = time.monotonic()
 
@@ -269,6 +305,8 @@ class TrainingRun:
         try:
             with np.load(io.BytesIO(places.read_bytes(path)), allow_pickle=False) as saved:
                 if str(saved["digest"]) == self.plan.digest:
+                    judged = float(saved["judged"]) if "judged" in saved else np.nan
+                    self._judged = None if np.isnan(judged) else judged
                     return Position(*(int(value) for value in saved["position"])), saved["weights"]
         except StorageError:  # the store does not answer; the checkpoint may be good
             raise

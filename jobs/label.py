@@ -1,0 +1,102 @@
+"""Label: what an astronomer has written down for neurons, carried to the catalogue's rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skysom.engine.reading.labels import neuron_values, transfer
+from skysom.jobs.derived import Maker, add_derived, check_names
+from skysom.jobs.errors import ConfigError
+from skysom.jobs.mapping_reader import MappingReader
+from skysom.jobs.output import Output
+from skysom.jobs.progress import say
+from skysom.storage.catalogue import read_catalogue
+from skysom.storage.place import Place
+
+JOB = "label"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What a column of labels became.
+
+    column : its name in the catalogue. neurons : how many have a value. sources : how many got one; unlabelled : mapped
+    sources whose neuron has none, or that the expression leaves out; unmapped : sources without a neuron.
+    """
+
+    column: str
+    neurons: int
+    sources: int
+    unlabelled: int
+    unmapped: int
+
+
+def label_survey(
+    output: Output,
+    name: str,
+    table: str | Place,
+    columns: Sequence[str],
+    *,
+    where: str | None = None,
+) -> list[Labelled]:
+    """Carry columns of a table of neurons to the catalogue; call it while holding the output's lock.
+
+    Parameters
+    ----------
+    name : of the mapping.
+    table : CSV, Parquet, FITS or VOTable with a row a neuron: ``neuron``, or ``row`` and ``col``, and values.
+    columns : of the table, each as ``NAME`` or ``NAME=NEW``, the name in the catalogue.
+    where : only rows for which this expression on catalogue columns holds (pandas query); the others have no value.
+
+    Raises
+    ------
+    ReadingError : a table of another map, unknown or repeated neurons, a column it has not. ConfigError : a name that
+    is taken, an expression that selects nothing, or a map that is not that of the mapping. CatalogueError : a table
+    that cannot be read.
+    """
+    reader = MappingReader(output, name)
+    reader.check_map()
+    pairs = [_names(text) for text in columns]
+    if len({new for _, new in pairs}) < len(pairs):
+        raise ConfigError(f"columns {', '.join(columns)} would share a name; give each another, as NAME=NEW")
+    check_names(output, (new for _, new in pairs), JOB)
+    neurons = read_catalogue(table)
+    sha256 = reader.attrs.get("som_sha256")
+    values = {new: neuron_values(neurons, reader.lattice, old, som_sha256=sha256) for old, new in pairs}
+    bmu = np.array(reader.survey.column(f"{reader.group}/bmu"), np.int64)
+    chosen = np.ones(len(bmu), bool) if where is None else _chosen(output, where)
+    unmapped = int(np.count_nonzero(bmu < 0))
+    carried: dict[str, Any] = {}
+    found = []
+    for new, of_neuron in values.items():
+        carried[new] = transfer(np.where(chosen, bmu, -1), of_neuron)
+        labelled = int((~carried[new].isna()).sum())
+        known = sum(value is not None for value in of_neuron)
+        found.append(Labelled(new, known, labelled, len(bmu) - unmapped - labelled, unmapped))
+    add_derived(output, carried, Maker(JOB, name))
+    output.log("label", stage="label", mapping=name, columns=[new for _, new in pairs], where=where)
+    for one in found:
+        say(
+            f"label: {one.column!r} of {one.neurons} neurons is now that of {one.sources:,} sources; "
+            f"{one.unlabelled:,} mapped ones have none, {one.unmapped:,} have no neuron"
+        )
+    return found
+
+
+def _names(text: str) -> tuple[str, str]:
+    """The name in the table and the name in the catalogue of ``NAME`` or ``NAME=NEW``."""
+    old, _, new = text.partition("=")
+    if not old or ("=" in text and not new):
+        raise ConfigError(f"--column {text!r} is not NAME or NAME=NEW")
+    return old, new or old
+
+
+def _chosen(output: Output, where: str) -> np.ndarray:
+    from skysom.cluster.tables import rows_where
+
+    chosen = rows_where(output.catalogue, where)
+    if not chosen.any():
+        raise ConfigError(f"--where {where!r} selects no row of {output.catalogue}; change it or leave it out")
+    return chosen
