@@ -7,8 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from skysom.jobs.cli_analyse import analyse_command
+from skysom.jobs.cli_annotations import annotations_app
+from skysom.jobs.cli_choose import choose_command, reweight_command
 from skysom.jobs.cli_cluster import cluster_app
 from skysom.jobs.cli_doctor import doctor_command
+from skysom.jobs.cli_judge import grow_command, judge_command
+from skysom.jobs.cli_label import label_command
 from skysom.jobs.cli_options import (
     BatchSize,
     Catalogue,
@@ -247,9 +252,16 @@ def version() -> None:
 
 
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(annotations_app, name="annotations")
 app.command(
     "pink", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 )(pink_command)
+app.command("analyse")(analyse_command)
+app.command("label")(label_command)
+app.command("choose")(choose_command)
+app.command("grow")(grow_command)
+app.command("judge")(judge_command)
+app.command("reweight")(reweight_command)
 app.command("plan")(plan_command)
 app.command("doctor")(doctor_command)
 app.command("import-pink")(import_pink_command)

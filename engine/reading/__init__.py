@@ -2,3 +2,63 @@
 
 Neurons are numbered by `skysom.engine.lattice`; -1 is no neuron. Distances are NaN where an image was not mapped.
 """
+
+from skysom.engine.reading.agreement import Agreement, AgreementSums, adjacent, neighbours
+from skysom.engine.reading.dispersion import NeuronDistances, SizeAdvice, edge_neurons, neuron_distances, size_advice
+from skysom.engine.reading.labels import (
+    LabelCounts,
+    LabelSums,
+    NeuronLabels,
+    encode_labels,
+    label_counts,
+    majority_labels,
+    neuron_values,
+    transfer,
+)
+from skysom.engine.reading.similar import SimilarImages, SimilarProfiles, nearest_images, one_image_map
+from skysom.engine.reading.units import (
+    Extremes,
+    Members,
+    best_units,
+    excluded_mask,
+    hit_counts,
+    keep_best,
+    members,
+    nth_best,
+    spread_kept,
+    worst_rows,
+)
+
+__all__ = [
+    "Agreement",
+    "AgreementSums",
+    "Extremes",
+    "LabelCounts",
+    "LabelSums",
+    "Members",
+    "NeuronDistances",
+    "NeuronLabels",
+    "SimilarImages",
+    "SimilarProfiles",
+    "SizeAdvice",
+    "adjacent",
+    "best_units",
+    "edge_neurons",
+    "encode_labels",
+    "excluded_mask",
+    "hit_counts",
+    "keep_best",
+    "label_counts",
+    "majority_labels",
+    "members",
+    "nearest_images",
+    "neighbours",
+    "neuron_distances",
+    "neuron_values",
+    "nth_best",
+    "one_image_map",
+    "size_advice",
+    "spread_kept",
+    "transfer",
+    "worst_rows",
+]
