@@ -43,11 +43,12 @@ notebooks: setup
 test-slow: setup  ## long trials: many kills, large inputs
 	$(BIN)/pytest -m slow
 
-bench: setup  ## ratios to the floors, every method, feature maps, the pass at scale (5 GB of disk), scaling; 30 minutes
+bench: setup  ## ratios to the floors, every method, feature maps, the pass, reading at scale (20 GB of disk), scaling; 45 minutes
 	$(BIN)/python tests/benchmarks/bench_search.py
 	$(BIN)/python tests/benchmarks/bench_methods.py
 	$(BIN)/python tests/benchmarks/bench_features.py
 	$(BIN)/python tests/benchmarks/bench_scale.py
+	$(BIN)/python tests/benchmarks/bench_reading.py
 	$(BIN)/python tests/benchmarks/simulate_scaling.py --quick
 
 bench-gpu: setup  ## the search on a GPU against its ceilings; says why where there is none

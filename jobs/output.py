@@ -24,6 +24,8 @@ from skysom.storage.place import Place, place, remove_tree, write_atomically
 from skysom.storage.survey import Survey
 
 STAGES = ("ingest", "preprocess", "train", "map", "report")
+READINGS = ("analysis.json", "neurons.csv", "neurons.parquet", "classification.json", "judge.json")
+"""What commands have read from maps and mappings."""
 
 
 class Output:
@@ -169,7 +171,8 @@ class Output:
         for path in self._discarded_paths(stage, None if everything else name):
             remove_tree(path)
         if stage != "report":  # results of a map that is gone must not look like results
-            places.remove(self.report)
+            for path in (self.report, *(self.root / file for file in READINGS)):
+                places.remove(path)
         if stage == "ingest":
             places.remove(self.catalogue)
             places.remove(self.private / "columns.json")

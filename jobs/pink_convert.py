@@ -297,9 +297,10 @@ def _mapping_attrs(
                 f"{entries.path} has (images, map, layout) {other}, {distances.path} has {own}; "
                 "give the two files of one mapping"
             )
-    neuron_side = None
+    neuron_side, sha256 = None, {}
     if name in store.som_names():
         som = store.load_som(name)[1]
+        sha256 = {"som_sha256": som["sha256"]} if "sha256" in som else {}
         neuron_side = som["geometry"]["neuron_side"]
         # A periodic lattice has the same header.
         if {**som["lattice"], "periodic": False} != lattice:
@@ -313,6 +314,7 @@ def _mapping_attrs(
         "lattice": lattice,
         "geometry": asdict(geometry),
         "imported_from": distances.path.name,
+        **sha256,
     }
 
 
