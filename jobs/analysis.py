@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skysom.cluster.tables import rows_where
 from skysom.engine.lattice import lattice_to_dict
 from skysom.engine.reading.agreement import AMBIGUOUS_SHARE, FEW_MEMBERS, Agreement, AgreementSums
 from skysom.engine.reading.dispersion import NeuronDistances, SizeAdvice, edge_neurons, neuron_distances, size_advice
@@ -19,8 +18,9 @@ from skysom.jobs.mapping_reader import MappingReader
 from skysom.jobs.output import Output
 from skysom.jobs.progress import Progress
 from skysom.jobs.report_data import source_ids
-from skysom.jobs.results import catalogue_rows
-from skysom.storage.catalogue import parquet_source, write_catalogue
+from skysom.jobs.results import catalogue_rows, check_whole, selected_rows
+from skysom.storage import place as places
+from skysom.storage.catalogue import parquet_source, read_catalogue, write_catalogue
 from skysom.storage.place import Place, write_atomically
 from skysom.storage.survey import Survey
 
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 MOST_CLASSES = 100
 """More distinct values than this are measurements, not labels."""
 WORST = 20
+TABLE = "neurons.csv"
+COLUMNS = (
+    "neuron", "row", "col", "depth", "hits", "mean_distance", "median_distance", "std_distance", "edge", "excluded",
+    "coherent_share", "ambiguous_share", "u_matrix", "labelled", "purity", "entropy_bits", "majority_label",
+    "som_sha256",
+)  # fmt: skip
+"""Columns of that table, beside label_CLASS."""
 
 Tell = Callable[[int, int], None]
 
@@ -83,9 +90,10 @@ def read_through(
     sums, kept = AgreementSums(reader.lattice), Extremes(worst, largest=True)
     counted = None if labels is None else LabelSums(reader.neurons, labels[1])
     bmu, distance = np.full(rows, -1, np.int32), np.full(rows, np.nan, np.float32)
-    lost = 0
+    lost, recorded = 0, reader.best_units()
     for units in reader.units(2, excluded=excluded):
         block = slice(units.start, units.stop)
+        reader.check_rows(recorded[block], (units.neuron[:, 0] >= 0) | units.lost, units.start)
         own = np.arange(units.start, units.stop) if chosen is None else np.flatnonzero(chosen[block]) + units.start
         neuron, best = units.neuron[own - units.start], units.distance[own - units.start]
         sums.update(neuron, best)
@@ -133,13 +141,17 @@ def analyse(
     Raises
     ------
     MissingStageError : no finished mapping. ConfigError : the map is not that of the mapping, a catalogue of other
-    rows, a column that is no label, a selection of nothing. ReadingError : neurons the map has not.
+    rows, a column that is no label, a selection of nothing, a neurons.csv that somebody wrote in. ReadingError :
+    neurons the map has not.
     """
+    check_table(output)
     reader = MappingReader(output, name)
     compared = reader.check_map()
     excluded = excluded_mask(reader.neurons, exclude)
+    if labels is not None or where is not None:
+        check_whole(output.catalogue, reader.survey.column("source_id"))
     codes = None if labels is None else label_column(output.catalogue, labels, len(reader))
-    chosen = None if where is None else _chosen(output, where, scheduler)
+    chosen = None if where is None else selected_rows(output.catalogue, where, scheduler)
     with Progress("analyse") as progress:
         found = read_through(reader, excluded=excluded, chosen=chosen, labels=codes, worst=worst, tell=progress)
     advice = size_advice(reader.lattice, found.distances, excluded=excluded)
@@ -151,11 +163,13 @@ def analyse(
 
 
 def label_column(catalogue: Place, column: str, rows: int) -> tuple[np.ndarray, list[Any]]:
-    """Codes (rows,) int32 and classes of a column of the catalogue; see `encode_labels`.
+    """Codes (rows,) int32 and classes of a column of the catalogue; see `encode_labels`. Whole numbers stay whole.
 
     ConfigError for a column that is not there or has too many values, or a catalogue of other rows; ReadingError
     where all its values are missing.
     """
+    import pandas as pd
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     found = catalogue_rows(catalogue)
@@ -165,20 +179,14 @@ def label_column(catalogue: Place, column: str, rows: int) -> tuple[np.ndarray, 
     if column not in names:
         raise ConfigError(f"{catalogue} has no column {column!r} of labels; it has {', '.join(names)}")
     table = pq.read_table(parquet_source(catalogue), columns=[column])
-    codes, classes = encode_labels(table[column].to_pandas())
+    whole = pd.Int64Dtype() if pa.types.is_signed_integer(table[column].type) else None  # also where some are missing
+    codes, classes = encode_labels(table[column].to_pandas(types_mapper=lambda _: whole))
     if len(classes) > MOST_CLASSES:
         raise ConfigError(
             f"column {column!r} has {len(classes)} different values, at most {MOST_CLASSES} are labels; "
             "give a column of classes"
         )
     return codes, classes
-
-
-def _chosen(output: Output, where: str, scheduler: str) -> np.ndarray:
-    chosen = rows_where(output.catalogue, where, scheduler=scheduler)
-    if not chosen.any():
-        raise ConfigError(f"--where {where!r} selects no row of {output.catalogue}; change it or leave it out")
-    return chosen
 
 
 def _summary(
@@ -201,7 +209,8 @@ def _summary(
         "not_mapped": agreed.unmapped - found.lost,
         "lost_to_excluded_neurons": found.lost,
         "without_second_best": mapped - int(agreed.decided.sum()),
-        "second_best_exact": reader.exact_neurons is None or reader.exact_neurons >= 2,
+        "best_exact": _exact(reader, excluded, 1),
+        "second_best_exact": _exact(reader, excluded, 2),
         "quantisation_error": agreed.quantisation_error,
         "topographic_error": agreed.topographic_error,
         "coherent": agreed.coherence,
@@ -228,6 +237,12 @@ def _summary(
             "mean_entropy_bits": _by_members(counts.entropy_bits(), counts.labelled),
         }
     return summary
+
+
+def _exact(reader: MappingReader, excluded: np.ndarray | None, count: int) -> bool:
+    """Whether the ``count`` best of the neurons left in are as the exact search has them, whichever are left out."""
+    left_out = 0 if excluded is None else int(np.count_nonzero(excluded))
+    return reader.exact_neurons is None or reader.exact_neurons >= min(count + left_out, reader.neurons)
 
 
 def _by_members(values: np.ndarray, members: np.ndarray) -> float:
@@ -294,11 +309,25 @@ def _u_matrix(reader: MappingReader) -> np.ndarray | None:
     return u_matrix(weights, reader.lattice, reader.attrs["geometry"], side)
 
 
+def check_table(output: Output) -> None:
+    """ConfigError where neurons.csv holds columns that people added: an analysis would write over them."""
+    path = output.root / TABLE
+    if not places.is_file(path):
+        return
+    columns = read_catalogue(path).columns
+    own = [name for name in columns if name not in COLUMNS and not str(name).startswith("label_")]
+    if own:
+        raise ConfigError(
+            f"{path} has columns of your own ({', '.join(map(str, own))}), which an analysis would write over; "
+            "move it elsewhere first (`skysom label --neurons` takes any path)"
+        )
+
+
 def write(output: Output, analysis: Analysis) -> None:
     """Write the three files, each whole or not at all; what is undefined is null or empty."""
     output.check()
     text = json.dumps(plain(analysis.summary), indent=1, allow_nan=False)
-    write_atomically(output.root / "neurons.csv", analysis.neurons.to_csv(index=False).encode())
+    write_atomically(output.root / TABLE, analysis.neurons.to_csv(index=False).encode())
     write_catalogue(analysis.neurons, output.root / "neurons.parquet", len(analysis.neurons))
     write_atomically(output.root / "analysis.json", (text + "\n").encode())
 

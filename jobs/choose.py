@@ -21,8 +21,10 @@ from skysom.jobs.config import Strict
 from skysom.jobs.derived import Maker, add_derived, check_names
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.output import Output
+from skysom.jobs.results import MAPPING_COLUMNS, check_rows
 from skysom.jobs.train import check_usable
 from skysom.storage import catalogue as tables
+from skysom.storage.selection import column_names
 from skysom.storage.survey import Survey
 
 MOST_STRATA = 10_000
@@ -73,7 +75,7 @@ def choose(choice: Choice, output: Output, column: str = "chosen", scheduler: st
     found = rows_of(choice, output, scheduler)
     import pandas as pd
 
-    add_derived(output, {column: pd.array(found.rows, dtype="boolean")}, Maker("choose"))
+    add_derived(output, {column: pd.array(found.rows, dtype="boolean")}, Maker("choose", _mapping_of(choice, output)))
     output.log(
         "choose",
         column=column,
@@ -83,6 +85,15 @@ def choose(choice: Choice, output: Output, column: str = "chosen", scheduler: st
         seconds=round(time.perf_counter() - began, 3),
     )
     return found
+
+
+def _mapping_of(choice: Choice, output: Output) -> str | None:
+    """The mapping whose columns (bmu ...) a choice is by, so that it goes with it; None where it is by none."""
+    used = {choice.balance, *(column_names(choice.where) if choice.where else ())}
+    if not used & set(MAPPING_COLUMNS):
+        return None
+    maps = [key.partition(":")[2] for key in output.recorded() if key.startswith("map:")]
+    return maps[-1] if maps else None
 
 
 def check(choice: Choice) -> None:
@@ -107,6 +118,7 @@ def check(choice: Choice) -> None:
 def rows_of(choice: Choice, output: Output, scheduler: str = "threads") -> Chosen:
     """The rows of a choice, which depend on its seed and on each row alone, but for how many are taken of a stratum."""
     survey = Survey(output.survey)
+    check_rows(output.catalogue, len(survey))
     rows = survey.column("ok")
     if choice.where is not None:
         rows &= rows_where(output.catalogue, choice.where, scheduler=scheduler)

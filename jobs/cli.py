@@ -10,6 +10,7 @@ import typer
 from skysom.jobs.cli_analyse import analyse_command
 from skysom.jobs.cli_annotations import annotations_app
 from skysom.jobs.cli_choose import choose_command, reweight_command
+from skysom.jobs.cli_classify import classify_command
 from skysom.jobs.cli_cluster import cluster_app
 from skysom.jobs.cli_doctor import doctor_command
 from skysom.jobs.cli_judge import grow_command, judge_command
@@ -258,6 +259,7 @@ app.command(
 )(pink_command)
 app.command("analyse")(analyse_command)
 app.command("label")(label_command)
+app.command("classify")(classify_command)
 app.command("choose")(choose_command)
 app.command("grow")(grow_command)
 app.command("judge")(judge_command)

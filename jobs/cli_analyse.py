@@ -70,7 +70,9 @@ def tables(summary: dict[str, Any]) -> list["Table"]:
         lines.insert(2, ("left out", f"neurons {_few(summary['excluded_neurons'])}"))
         lines.insert(3, ("without a neuron therefore", f"{summary['lost_to_excluded_neurons']:,}"))
     if not summary["second_best_exact"]:
-        lines.append(("second best", "approximate (certified search); map.exact_neurons=2 makes it exact"))
+        which = "second best" if summary["best_exact"] else "best and second best"
+        needed = 2 + len(summary["excluded_neurons"])
+        lines.append((which, f"approximate (certified search); map.exact_neurons={needed} makes it exact"))
     if summary["worst_matches"]:
         worst = summary["worst_matches"][0]
         lines.append(("worst match", f"{worst['source_id']} (row {worst['row']}), {worst['distance']:.5g}"))

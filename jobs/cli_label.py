@@ -23,7 +23,8 @@ def label_command(
 ) -> None:
     """Give every source what its neuron is labelled with: a column of the catalogue for each column of the table.
 
-    `skysom analyse OUTPUT` writes such a table (neurons.csv) to begin with: add a column to it, fill it in.
+    `skysom analyse OUTPUT` writes such a table (OUTPUT/neurons.csv) to begin with: copy it (the next analysis replaces
+    it), add a column, fill it in.
     Example: skysom label survey --neurons neurons.csv --column sidelobe_percent --where "peak_to_ring < 3"
     """
     from skysom.jobs.label import label_survey

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.results import RESULT_COLUMNS, check_whole, update_catalogue
-from skysom.storage import catalogue as tables
+from skysom.jobs.results import RESULT_COLUMNS, catalogue_columns, check_whole, update_catalogue
 from skysom.storage import place as places
 from skysom.storage.place import Place, write_atomically
 from skysom.storage.survey import Survey
@@ -36,7 +35,7 @@ def add_derived(output: "Output", columns: Mapping[str, Any], maker: Maker) -> N
     """
     check_names(output, columns, maker.job)
     survey = Survey(output.survey)
-    check_whole(output.catalogue, survey["source_id"][:])
+    check_whole(output.catalogue, survey.column("source_id"))
     output.check()
     # The names first: a column without its maker would be taken for the input's and never be replaced.
     write_makers(output.private, makers(output.private) | dict.fromkeys(columns, maker))
@@ -45,9 +44,7 @@ def add_derived(output: "Output", columns: Mapping[str, Any], maker: Maker) -> N
 
 def check_names(output: "Output", names: Iterable[str], job: str) -> None:
     """ConfigError, before any work, unless the command ``job`` may write the columns ``names``."""
-    import pyarrow.parquet as pq
-
-    known, there = makers(output.private), pq.read_schema(tables.parquet_source(output.catalogue)).names
+    known, there = makers(output.private), catalogue_columns(output.catalogue)
     for name in names:
         maker = known.get(name)
         if name in RESULT_COLUMNS:
@@ -67,7 +64,7 @@ def makers(private: Place) -> dict[str, Maker]:
         return {name: Maker(**values) for name, values in json.loads(places.read_bytes(path)).items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise ConfigError(f"{path} is damaged; restore it, or remove it and the columns that commands added") from None
 
 

@@ -9,17 +9,19 @@ import numpy as np
 from pydantic import Field
 
 from skysom.cluster.shards import Runtime
-from skysom.engine.lattice import Lattice, lattice_from_dict
+from skysom.engine.lattice import Lattice
 from skysom.engine.reading.dispersion import NeuronDistances, neuron_distances
 from skysom.engine.reading.growth import child_lattice, neurons_to_grow
 from skysom.jobs.config import Config, Strict, load_config
 from skysom.jobs.derived import check_names
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.map import map_survey, require_mapped, write_columns
+from skysom.jobs.map import map_survey, write_columns
+from skysom.jobs.mapping_reader import MappingReader
 from skysom.jobs.output import Output
 from skysom.jobs.progress import say
-from skysom.jobs.results import MAPPING_COLUMNS
+from skysom.jobs.results import MAPPING_COLUMNS, check_whole
 from skysom.jobs.train import train
+from skysom.storage.selection import column_names
 from skysom.storage.survey import Survey
 
 
@@ -78,24 +80,28 @@ def grow(growth: Growth, output: Output, runtime: Runtime) -> list[Child]:
     Raises ConfigError where no neuron is to grow, one is not of the map or has no sources, or a name is taken;
     MissingStageError where the parent is not mapped.
     """
-    require_mapped(output, growth.parent)
-    survey = Survey(output.survey, "r+")
-    attrs: dict[str, Any] = dict(survey.group[f"mappings/{growth.parent}"].attrs)
-    lattice = lattice_from_dict(attrs["lattice"])
-    bmu = survey.column(f"mappings/{growth.parent}/bmu")
-    found = neuron_distances(bmu, survey.column(f"mappings/{growth.parent}/bmu_distance"), lattice.size)
+    reader = MappingReader(output, growth.parent)
+    survey, lattice = Survey(output.survey, "r+"), reader.lattice
+    check_whole(output.catalogue, survey.column("source_id"))
+    found = neuron_distances(reader.best_units(), survey.column(f"mappings/{growth.parent}/bmu_distance"), lattice.size)
     neurons = _neurons(growth, found, lattice)
     suffix = output.recorded()[f"map:{growth.parent}"].get("map.column_suffix")
     column = "bmu" if suffix is None else f"bmu_{suffix}"
     groups = {growth.name: neurons} if growth.name else {f"{growth.parent}.{neuron}": (neuron,) for neuron in neurons}
-    for name, own in groups.items() if growth.redo else ():
-        if output.recorded().get(f"train:{name}", {}).get("train.where") == _rule(column, own):
-            output.discard("train", name)
+    recorded = output.recorded()
+    begun = {name: recorded[f"train:{name}"] for name in groups if f"train:{name}" in recorded}
+    anew = [name for name in begun if growth.redo and begun[name].get("train.where") == _rule(column, groups[name])]
+    goes_on = begun.keys() - set(anew)
+    configs = {
+        name: _config(growth, output, lattice, name, own, column, found, begun=name in goes_on)
+        for name, own in groups.items()
+    }
+    _check(output, {name: config for name, config in configs.items() if name not in anew}, growth.parent)
+    for name in anew:  # nothing is discarded for a command that is refused
+        output.discard("train", name)
     if suffix is None:
         # They may be of another mapping: the latest one without a suffix.
         write_columns(output, survey, growth.parent)
-    configs = {name: _config(growth, output, lattice, name, own, column, found) for name, own in groups.items()}
-    _check(output, configs, growth.parent)
     return [_grown(output, runtime, configs[name], own, found, growth.parent) for name, own in groups.items()]
 
 
@@ -130,9 +136,11 @@ def _config(
     neurons: tuple[int, ...],
     column: str,
     found: NeuronDistances,
+    *,
+    begun: bool,
 ) -> Config:
-    """The configuration of a child: what it was begun with, or the parent's with a lattice of its own."""
-    if f"train:{name}" in output.recorded():
+    """The configuration of a child: what it was ``begun`` with, or the parent's with a lattice of its own."""
+    if begun:
         remembered = output.remembered(name)
     else:
         attrs = Survey(output.survey).load_som_attrs(growth.parent)
@@ -175,6 +183,7 @@ def _check(output: Output, configs: dict[str, Config], parent: str) -> None:
                 f"the map {name!r} was grown from another {parent!r} than there is now; grow it anew with --redo, or "
                 "give this one another name with --name"
             )
+        column_names(str(config.train.where))  # of very many neurons it is longer than expressions may be
         columns = [f"{column}_{config.map.column_suffix}" for column in MAPPING_COLUMNS]
         check_names(output, columns, f"map --som-name {name}")
 

@@ -14,10 +14,12 @@ from skysom.cluster.shards import Runtime
 from skysom.jobs import cutouts, results
 from skysom.jobs.config import Config, flatten
 from skysom.jobs.cutouts import CutoutReader, Part
+from skysom.jobs.derived import makers
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.output import Output, hash_of, missing_shards, stage_values
 from skysom.jobs.passes import staged_pass
 from skysom.jobs.progress import say
+from skysom.jobs.sweep import READINGS
 from skysom.storage import catalogue as tables
 from skysom.storage import place as places
 from skysom.storage.place import Place, place, remove_tree
@@ -234,6 +236,12 @@ def _append(config: Config, output: Output, digest: str) -> None:
     rows = _read_rows(config, start)
     if results.catalogue_rows(output.catalogue) != start:
         return
+    taken = [name for name in makers(output.private) if name in rows.table.columns]
+    if taken:  # they would become what a command is said to have found
+        raise ConfigError(
+            f"{config.catalogue} has columns {', '.join(taken)}, which commands of skysom have made in "
+            f"{output.catalogue}; rename them in the catalogue that is appended"
+        )
     earlier = set(survey.column("source_id")[:start].tolist())
     again = np.array([source in earlier for source in rows.ids])
     rows = replace(rows, status=np.where(again, "duplicate_id", rows.status))
@@ -244,6 +252,8 @@ def _append(config: Config, output: Output, digest: str) -> None:
         survey.resize(start + len(rows), parts=[asdict(part) for part in parts])
     _write_positions(survey, start, rows)
     places.move(table, output.catalogue)
+    for file in READINGS:  # they are of the rows before
+        places.remove(output.root / file)
 
 
 def _check_append(config: Config, output: Output, parts: list[Part]) -> None:

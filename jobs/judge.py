@@ -12,10 +12,10 @@ from skysom.jobs.errors import ConfigError, MissingStageError
 from skysom.jobs.output import Output
 from skysom.jobs.preprocess import open_prepared
 from skysom.jobs.progress import Progress, say
-from skysom.jobs.report_history import read_history
+from skysom.jobs.report_history import events, read_history
+from skysom.jobs.results import check_rows
 from skysom.jobs.train import check_usable
 from skysom.jobs.training_judge import sample_distances, sampled_rows
-from skysom.storage.jsonlines import JsonLines
 from skysom.storage.place import write_atomically
 from skysom.storage.survey import Survey
 
@@ -70,6 +70,7 @@ def judge(
     check_usable(output)
     usable = survey.column("ok")
     if where is not None:
+        check_rows(output.catalogue, len(survey))
         usable &= rows_where(output.catalogue, where)
     if not usable.any():
         raise ConfigError(f"--where {where!r} selects no usable row; change it or leave it out")
@@ -166,9 +167,8 @@ def curves(output: Output, names: list[str]) -> dict[str, dict[str, list[dict[st
     Of a training that was begun anew, or resumed further back, the last course counts.
     """
     judged: dict[str, dict[tuple[int, int], dict[str, Any]]] = {name: {} for name in names}
-    for line in JsonLines(output.history).read():
-        event = json.loads(line)
-        if event.get("event") == "judged" and event.get("som") in judged:
+    for event in events(output.history):
+        if event.get("event") == "judged" and event.get("som") in judged and event.keys() >= set(JUDGED_KEYS):
             points, key = judged[event["som"]], (event["training_stage"], event["iteration"])
             points = {before: point for before, point in points.items() if before < key}
             judged[event["som"]] = points | {key: {name: event[name] for name in JUDGED_KEYS}}

@@ -12,6 +12,7 @@ from skysom.jobs.errors import ConfigError
 from skysom.jobs.mapping_reader import MappingReader
 from skysom.jobs.output import Output
 from skysom.jobs.progress import say
+from skysom.jobs.results import selected_rows
 from skysom.storage.catalogue import read_catalogue
 from skysom.storage.place import Place
 
@@ -65,8 +66,8 @@ def label_survey(
     neurons = read_catalogue(table)
     sha256 = reader.attrs.get("som_sha256")
     values = {new: neuron_values(neurons, reader.lattice, old, som_sha256=sha256) for old, new in pairs}
-    bmu = np.array(reader.survey.column(f"{reader.group}/bmu"), np.int64)
-    chosen = np.ones(len(bmu), bool) if where is None else _chosen(output, where)
+    bmu = reader.best_units()
+    chosen = np.ones(len(bmu), bool) if where is None else selected_rows(output.catalogue, where)
     unmapped = int(np.count_nonzero(bmu < 0))
     carried: dict[str, Any] = {}
     found = []
@@ -91,12 +92,3 @@ def _names(text: str) -> tuple[str, str]:
     if not old or ("=" in text and not new):
         raise ConfigError(f"--column {text!r} is not NAME or NAME=NEW")
     return old, new or old
-
-
-def _chosen(output: Output, where: str) -> np.ndarray:
-    from skysom.cluster.tables import rows_where
-
-    chosen = rows_where(output.catalogue, where)
-    if not chosen.any():
-        raise ConfigError(f"--where {where!r} selects no row of {output.catalogue}; change it or leave it out")
-    return chosen

@@ -139,8 +139,8 @@ def require_mapped(output: Output, name: str) -> None:
     output.need(key, f"skysom map --som-name {name}")
     if "imported" in output.recorded()[key]:
         return
-    found = dict(Survey(output.survey).group[f"mappings/{name}"].attrs)
-    missing = missing_shards(output, key, str(found["config_hash"]))
+    found = Survey(output.survey).attrs_of(f"mappings/{name}")
+    missing = missing_shards(output, key, str(found.get("config_hash")))
     if missing:
         raise MissingStageError(f"mapping {name!r} lacks {len(missing)} shards; run `skysom map --som-name {name}`")
 

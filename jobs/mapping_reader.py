@@ -3,18 +3,21 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skysom.engine.errors import EngineError
 from skysom.engine.geometry import Geometry
 from skysom.engine.lattice import Lattice, lattice_from_dict
 from skysom.engine.reading.units import best_units
 from skysom.jobs.errors import ConfigError, MissingStageError
 from skysom.jobs.map import require_mapped
 from skysom.jobs.output import Output
+from skysom.jobs.preprocess import PreparedReader, open_prepared
+from skysom.storage.errors import SurveyError
 from skysom.storage.survey import Survey
 
 if TYPE_CHECKING:
@@ -64,10 +67,23 @@ class MappingReader:
         require_mapped(output, name)
         self.output, self.name, self.survey = output, name, Survey(output.survey)
         self.group = f"mappings/{name}"
-        self.attrs: dict[str, Any] = dict(self.survey.group[self.group].attrs)
+        self.attrs: dict[str, Any] = self.survey.attrs_of(self.group)
         missing = [key for key in ("lattice", "geometry") if key not in self.attrs]
         if missing:
             raise MissingStageError(f"mapping {name!r} says nothing of its {' and '.join(missing)}; map again")
+        try:
+            known = self.lattice.size > 0 and self.geometry is not None
+        except (EngineError, TypeError, KeyError, AttributeError) as error:
+            raise SurveyError(
+                f"{self.group} in {self.survey.path} says nothing that can be read of its lattice and geometry "
+                f"({error}); restore it, or map again with `--redo map`"
+            ) from error
+        columns = self.survey[f"{self.group}/distance"].shape[1]
+        if known and self.keep is None and columns != self.lattice.size:
+            raise SurveyError(
+                f"{self.group} in {self.survey.path} has distances to {columns} neurons, its lattice has "
+                f"{self.lattice.size}; restore it, or map again with `--redo map`"
+            )
 
     def __len__(self) -> int:
         """Rows of the survey."""
@@ -102,6 +118,31 @@ class MappingReader:
     def arrays(self) -> list[str]:
         """Names of the arrays of the mapping."""
         return sorted(self.survey.group[self.group].array_keys())  # type: ignore[union-attr]
+
+    def best_units(self) -> np.ndarray:
+        """Best-matching units of all rows (rows,) int64, -1 without.
+
+        SurveyError where they are not of this lattice, or rows have one and no distance or a distance and none: a
+        file of the store that is gone reads as rows that have nothing.
+        """
+        bmu = np.array(self.survey.column(f"{self.group}/bmu"), np.int64)
+        if bmu.min(initial=0) < -1 or bmu.max(initial=-1) >= self.neurons:
+            raise SurveyError(
+                f"{self.group}/bmu in {self.survey.path} has neurons {bmu.min()} to {bmu.max()}, the map has "
+                f"{self.neurons}; restore it, or map again with `--redo map`"
+            )
+        self.check_rows(bmu, np.isfinite(self.survey.column(f"{self.group}/bmu_distance")))
+        return bmu
+
+    def check_rows(self, bmu: np.ndarray, mapped: np.ndarray, start: int = 0) -> None:
+        """SurveyError unless exactly the rows that are ``mapped`` (n,) bool, from ``start``, have a ``bmu`` (n,)."""
+        differ = np.flatnonzero((bmu >= 0) != mapped)
+        if len(differ):
+            raise SurveyError(
+                f"row {start + differ[0]} and {len(differ) - 1} more of {self.group} in {self.survey.path} have a "
+                "neuron and no distance, or a distance and no neuron: the store lost data; restore it, or map again "
+                "with `--redo map`"
+            )
 
     # --- is it the mapping of this map? -----------------------------------------------------------
 
@@ -235,6 +276,16 @@ def read_ahead(read: Callable[[int], Block], firsts: Sequence[int]) -> Iterator[
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def prepared_as_mapped(reader: MappingReader) -> PreparedReader:
+    """The images as the mapping saw them: with the channel weights of its map. MissingStageError where there are none.
+
+    Of a map that is not in the store the weights of preprocessing are taken.
+    """
+    prepared = open_prepared(reader.output)
+    attrs = reader.survey.load_som_attrs(reader.name) if reader.name in reader.survey.som_names() else {}
+    return replace(prepared, weights=tuple(attrs.get("channel_weights", prepared.weights)))
 
 
 def mapping_name(output: Output, name: str | None) -> str:

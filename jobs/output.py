@@ -17,15 +17,13 @@ from skysom.jobs.derived import makers, write_makers
 from skysom.jobs.errors import ConfigError, MissingStageError
 from skysom.jobs.progress import say
 from skysom.jobs.results import MAPPING_COLUMNS, update_catalogue
-from skysom.jobs.sweep import PREPARED_ARRAYS, sweep
+from skysom.jobs.sweep import PREPARED_ARRAYS, READINGS, sweep
 from skysom.storage import place as places
 from skysom.storage.jsonlines import JsonLines
 from skysom.storage.place import Place, place, remove_tree, write_atomically
 from skysom.storage.survey import Survey
 
 STAGES = ("ingest", "preprocess", "train", "map", "report")
-READINGS = ("analysis.json", "neurons.csv", "neurons.parquet", "classification.json", "judge.json")
-"""What commands have read from maps and mappings."""
 
 
 class Output:

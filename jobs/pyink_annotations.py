@@ -76,9 +76,12 @@ def pyink_from_annotations(
 
     Raises
     ------
-    AnnotationError : more labels than the peer has primes, or weights that are not of the annotated map's shape.
+    AnnotationError : a map of three dimensions, which the peer has no place for, more labels than it has primes, or
+    weights that are not of the annotated map's shape.
     ReadingError : a pixel whose product the peer cannot hold.
     """
+    if lattice.depth > 1:
+        raise AnnotationError(f"the map has {lattice.depth} depths, pyink's files name neurons by two indices only")
     if len(annotations.labels) > len(PRIMES):
         raise AnnotationError(
             f"there are {len(annotations.labels)} labels for masks, the peer has primes for {len(PRIMES)}; remove some"

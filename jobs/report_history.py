@@ -59,13 +59,14 @@ def read_history(path: Place, som: str, mapping: str) -> History:
     A missing file or a torn line is no error. Of a run that was killed, what its records cover is counted.
     """
     reader = _Reader(som, mapping)
-    for event in _events(path):
+    for event in events(path):
         reader.add(event)
     reader.interrupted()
     return History(reader.stages, reader.curve, reader.workers)
 
 
-def _events(path: Place) -> Iterator[dict[str, Any]]:
+def events(path: Place) -> Iterator[dict[str, Any]]:
+    """The events of a history.jsonl in order; what is no event is passed over."""
     for line in JsonLines(path).read(torn=True):
         try:
             event = json.loads(line)

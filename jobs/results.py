@@ -1,11 +1,14 @@
 """The extended catalogue: the input's columns in their order, then the columns a run adds."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skysom.jobs.errors import ConfigError
 from skysom.storage import catalogue as tables
 from skysom.storage.place import Place
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAPPING_COLUMNS = ("bmu", "bmu_row", "bmu_col", "bmu_depth", "bmu_distance", "angle_deg", "flip")
 """Columns of the latest mapping."""
@@ -65,23 +68,52 @@ def check_whole(path: Place, source_ids: Any) -> None:
     """ConfigError where the rows of the catalogue are not the images of the store, ``source_ids`` in order."""
     import pyarrow.parquet as pq
 
-    rows = catalogue_rows(path)
-    if rows != len(source_ids):
-        raise ConfigError(
-            f"the catalogue has {rows} rows, the store {len(source_ids)}: an append was interrupted; "
-            "run the same `skysom ingest --append` again"
-        )
+    check_rows(path, len(source_ids))
+    if "source_id" not in catalogue_columns(path):
+        raise ConfigError(f"{path} was changed: it has no column 'source_id' any more; restore it")
     found = pq.read_table(tables.parquet_source(path), columns=["source_id"])["source_id"].to_pylist()
     if [str(value) for value in found] != [str(value) for value in source_ids.tolist()]:
         raise ConfigError(f"{path} was changed: its source_id is not that of the store row by row; restore it")
 
 
+def check_rows(path: Place, rows: int) -> None:
+    """ConfigError where the catalogue has not as many ``rows`` as the store."""
+    found = catalogue_rows(path)
+    if found != rows:
+        raise ConfigError(
+            f"the catalogue {path} has {found} rows, the store {rows}; restore it, or, where an append was "
+            "interrupted, run the same `skysom ingest --append` again"
+        )
+
+
+def selected_rows(path: Place, where: str, scheduler: str = "threads") -> "np.ndarray":
+    """Rows (n,) bool of a catalogue for which an expression holds; see `skysom.cluster.tables.rows_where`.
+
+    ConfigError where it holds for none.
+    """
+    from skysom.cluster.tables import rows_where
+
+    chosen = rows_where(path, where, scheduler=scheduler)
+    if not chosen.any():
+        raise ConfigError(f"--where {where!r} selects no row of {path}; change it or leave it out")
+    return chosen
+
+
+def catalogue_columns(path: Place) -> list[str]:
+    """Names of the columns of a Parquet file; ConfigError where it cannot be read."""
+    return list(_metadata(path).schema.to_arrow_schema().names)
+
+
 def catalogue_rows(path: Place) -> int:
     """Rows of a Parquet file; ConfigError where it cannot be read."""
+    return int(_metadata(path).num_rows)
+
+
+def _metadata(path: Place) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return int(pq.read_metadata(tables.parquet_source(path)).num_rows)
+        return pq.read_metadata(tables.parquet_source(path))
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"cannot read {path}: {error}; restore it, or begin again with `--redo ingest`") from None

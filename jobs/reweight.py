@@ -14,6 +14,7 @@ from skysom.jobs.errors import ConfigError
 from skysom.jobs.map import check_fits
 from skysom.jobs.output import Output
 from skysom.jobs.preprocess import open_prepared
+from skysom.jobs.results import check_rows
 from skysom.jobs.train import check_usable
 from skysom.jobs.training_judge import sampled_rows
 from skysom.storage.survey import Survey
@@ -84,6 +85,7 @@ def reweight(
         raise ConfigError(f"{output.root} has {len(channels)} channel; weights are for two or more")
     usable = survey.column("ok")
     if where is not None:
+        check_rows(output.catalogue, len(survey))
         usable &= rows_where(output.catalogue, where)
     unweighted = replace(reader, weights=(1.0,) * len(channels))
     name = som_name or ("main" if "main" in survey.som_names() else None)

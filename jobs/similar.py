@@ -8,8 +8,8 @@ import numpy as np
 
 from skysom.engine.reading.similar import SimilarProfiles, nearest_images
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.mapping_reader import MappingReader
-from skysom.jobs.preprocess import PreparedReader, open_prepared
+from skysom.jobs.mapping_reader import MappingReader, prepared_as_mapped
+from skysom.jobs.preprocess import PreparedReader
 
 By = Literal["profile", "image"]
 Tell = Callable[[int, int], None]
@@ -61,7 +61,7 @@ def similar_sources(
     if not 0 <= row < len(reader):
         raise ConfigError(f"row {row} was asked for; the survey has 0 to {len(reader) - 1}")
     if by == "image" and among is None:
-        prepared = _prepared(reader)
+        prepared = prepared_as_mapped(reader)
         blocks = _all_images(reader, prepared, tell)
         return _by_image(reader, prepared, row, count, blocks)
     if reader.keep is not None:
@@ -78,16 +78,9 @@ def similar_sources(
             tell(block.stop, len(reader))
     if by == "profile":
         return Similar(kept.rows, kept.distances)
-    prepared, rows = _prepared(reader), np.sort(kept.rows)
+    prepared, rows = prepared_as_mapped(reader), np.sort(kept.rows)
     found = _by_image(reader, prepared, row, count, _some_images(prepared, rows), numbered=False)
     return replace(found, rows=rows[found.rows])
-
-
-def _prepared(reader: MappingReader) -> PreparedReader:
-    """Images as the mapping saw them: weighted as its map was trained."""
-    prepared = open_prepared(reader.output)
-    attrs = reader.survey.load_som_attrs(reader.name) if reader.name in reader.survey.som_names() else {}
-    return replace(prepared, weights=tuple(attrs.get("channel_weights", prepared.weights)))
 
 
 def _by_image(

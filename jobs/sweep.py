@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 INGEST_ARRAYS = ("images", "image_scale", "status", "coverage")
 PREPARED_ARRAYS = ("prepared", "prepared_scale", "channel_sum", "prepared_status", "ok", "redshift")
 """Arrays of the store that a stage makes."""
-WRITTEN = ("survey.zarr", "catalogue.parquet", "catalogue.appended.parquet", "report.html")
+READINGS = ("analysis.json", "classification.json", "judge.json")
+"""What commands have read from maps and mappings; tables of neurons stay, since people write in them."""
+CATALOGUES = ("catalogue.parquet", "catalogue.appended.parquet")
+WRITTEN = (*READINGS, *CATALOGUES, "neurons.csv", "neurons.parquet", "survey.zarr", "report.html")
 """What is written into the output directory itself, beside its place first."""
 PARTIAL = "*.partial"
 """Files that are written here and by Zarr are named so until they are whole."""

@@ -121,10 +121,13 @@ def _packed(mask: np.ndarray) -> str:
 
 def _unpacked(text: str, side: int) -> np.ndarray:
     size = -(-side * side // 8)
+    reader = zlib.decompressobj()
     try:
-        data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size)
+        data = reader.decompress(base64.b64decode(text, validate=True), size + 1)
     except (zlib.error, binascii.Error) as error:
         raise ValueError(f"a mask in an edit is damaged ({error})") from error
+    if len(data) != size or not reader.eof:
+        raise ValueError(f"a mask in an edit is not of {size} bytes, or cut off")
     mask = np.unpackbits(np.frombuffer(data, np.uint8), count=side * side).view(bool).reshape(side, side)
     mask.flags.writeable = False
     return mask

@@ -110,7 +110,7 @@ class AnnotationSet:
         if som_sha256 != self.som_sha256:
             raise AnnotationError(
                 f"the annotations are of the map {self.som_sha256[:12]}..., this map is {som_sha256[:12]}...; "
-                "begin new ones for it, or load the map they were made for"
+                "move their folder away to begin new ones, or load the map they were made for"
             )
 
     def _check_channel(self, channel: int) -> None:

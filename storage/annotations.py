@@ -69,7 +69,7 @@ def load(folder: str | Place, version: int | None = None, *, som_sha256: str | N
         raise AnnotationError(
             f"{folder} has no version {number}; the current one is {current_version(folder)}"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(where, error) from error
     try:
         result = decoded(state, _read_masks(where, state["masks"]))
@@ -136,8 +136,11 @@ def versions(folder: str | Place) -> list[Version]:
     for number in _numbers(folder):
         with contextlib.suppress(FileNotFoundError):  # a save that was killed
             state = _state(folder, number)
-            last = state["history"][-1]["what"] if state["history"] else ""
-            found.append(Version(number, state["saved_by"], state["saved_at"], last))
+            try:
+                last = state["history"][-1]["what"] if state["history"] else ""
+                found.append(Version(number, state["saved_by"], state["saved_at"], last))
+            except (KeyError, TypeError, IndexError) as error:
+                raise _damaged(_folder_of(folder, number), error) from error
     return found
 
 
@@ -223,7 +226,7 @@ def _state(folder: Place, number: int) -> dict[str, Any]:
     where = _folder_of(folder, number)
     try:
         return dict(json.loads(places.read_bytes(where / STATE)))
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise _damaged(where, error) from error
 
 

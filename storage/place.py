@@ -251,11 +251,15 @@ def write_atomically(where: Place, data: bytes) -> None:
         patiently(where.fs.pipe_file, where.path, data)
         return
     beside = where.with_name(where.name + ".partial")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(where)
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(where)
+    except OSError:  # a full disk, say
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def move(source: Place, target: Place) -> None:

@@ -51,6 +51,8 @@ def read_pyink_annotations(path: str | Place, max_bytes: int = MAX_BYTES) -> dic
         neurons, masks and labels do not fit each other.
     """
     path = place(path)
+    if not places.is_file(path):  # nor a pipe or device, of which there is no end
+        raise AnnotationError(f"no annotation file at {path}; check the path")
     try:
         with places.open_binary(path) as stream:
             size = stream.seek(0, io.SEEK_END)

@@ -133,7 +133,24 @@ class Survey:
             except KeyError:
                 there = sorted(self.group.array_keys())
                 raise SurveyError(f"{self.path} holds no array {name!r}; it has {there}") from None
+            except (ValueError, TypeError, AttributeError) as error:
+                raise self._damaged(name, error) from error
         return self._opened[name]
+
+    def attrs_of(self, name: str) -> dict[str, Any]:
+        """Attributes of a group of the store, as mappings/<name>; SurveyError where none or damaged."""
+        try:
+            return dict(self.group[name].attrs)
+        except KeyError:
+            raise SurveyError(f"{self.path} holds no group {name!r}; make it again") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self._damaged(name, error) from error
+
+    def _damaged(self, name: str, error: Exception) -> SurveyError:
+        return SurveyError(
+            f"{name} in {self.path} is damaged ({type(error).__name__}: {error}); restore it, or discard the stage "
+            "that made it with `--redo`"
+        )
 
     def add_image_array(self, name: str, spec: ArraySpec) -> zarr.Array:
         """Create (or keep, where it is there already) an array with one row an image."""
@@ -238,15 +255,18 @@ class Survey:
         """Weights (N, C, D, D) float32 and attributes of soms/<name>; SurveyError where none or damaged."""
         if name not in self.som_names():
             raise SurveyError(f"{self.path} has no map {name!r}; it has {self.som_names()}")
-        group = self.group[f"soms/{name}"]
-        weights, attrs = np.asarray(group["weights"][:]), dict(group.attrs)  # type: ignore[index]
+        attrs, array = self.attrs_of(f"soms/{name}"), self[f"soms/{name}/weights"]
+        try:
+            weights = np.asarray(array[:])
+        except (ValueError, RuntimeError) as error:
+            raise self._damaged(f"soms/{name}", error) from error
         if attrs.get("sha256") not in (None, hashlib.sha256(weights.tobytes()).hexdigest()):
             raise SurveyError(f"the map {name!r} in {self.path} is damaged: its checksum differs; train it again")
         return weights, attrs
 
     def load_som_attrs(self, name: str) -> dict[str, Any]:
         """Attributes of soms/<name> alone."""
-        return dict(self.group[f"soms/{name}"].attrs)
+        return self.attrs_of(f"soms/{name}")
 
     def som_names(self) -> list[str]:
         """Names of the maps, sorted."""

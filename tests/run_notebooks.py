@@ -144,6 +144,10 @@ def prepare(folder: Path, full: bool) -> dict[str, str]:
     os.environ.update({name: value for name, value in ours.items() if name.startswith("JUPYTER")})
     ours |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     environment = {**os.environ, **ours}
+    shared = Path(os.environ.get("SKYSOM_SHARED", ROOT.parent / "shared"))
+    mirabest = shared / "realdata" / "radio_first_mirabest"
+    if mirabest.exists():  # without it the notebook simulates a survey
+        environment.setdefault("SKYSOM_MIRABEST", str(mirabest))
     environment.pop("SKYSOM_NOTEBOOK_TINY", None)
     return environment if full else {**environment, "SKYSOM_NOTEBOOK_TINY": "1"}
 

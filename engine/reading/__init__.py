@@ -4,7 +4,17 @@ Neurons are numbered by `skysom.engine.lattice`; -1 is no neuron. Distances are 
 """
 
 from skysom.engine.reading.agreement import Agreement, AgreementSums, adjacent, neighbours
+from skysom.engine.reading.classifiers import (
+    Classifier,
+    CrossValidation,
+    LearningPoint,
+    cross_validate,
+    fit_classifier,
+    learning_curve,
+)
 from skysom.engine.reading.dispersion import NeuronDistances, SizeAdvice, edge_neurons, neuron_distances, size_advice
+from skysom.engine.reading.features import FeatureSettings, amplitude_features, distance_features, feature_matrix
+from skysom.engine.reading.folds import Fold, merge_rare, split_folds
 from skysom.engine.reading.labels import (
     LabelCounts,
     LabelSums,
@@ -32,9 +42,14 @@ from skysom.engine.reading.units import (
 __all__ = [
     "Agreement",
     "AgreementSums",
+    "Classifier",
+    "CrossValidation",
     "Extremes",
+    "FeatureSettings",
+    "Fold",
     "LabelCounts",
     "LabelSums",
+    "LearningPoint",
     "Members",
     "NeuronDistances",
     "NeuronLabels",
@@ -42,15 +57,22 @@ __all__ = [
     "SimilarProfiles",
     "SizeAdvice",
     "adjacent",
+    "amplitude_features",
     "best_units",
+    "cross_validate",
+    "distance_features",
     "edge_neurons",
     "encode_labels",
     "excluded_mask",
+    "feature_matrix",
+    "fit_classifier",
     "hit_counts",
     "keep_best",
     "label_counts",
+    "learning_curve",
     "majority_labels",
     "members",
+    "merge_rare",
     "nearest_images",
     "neighbours",
     "neuron_distances",
@@ -58,6 +80,7 @@ __all__ = [
     "nth_best",
     "one_image_map",
     "size_advice",
+    "split_folds",
     "spread_kept",
     "transfer",
     "worst_rows",

@@ -129,6 +129,7 @@ def quantile_strata(values: np.ndarray, quantiles: int) -> Strata:
             f"{quantiles} quantiles are wanted of {np.count_nonzero(finite)} finite values; take 2 or more quantiles "
             "of a column of numbers"
         )
+    quantiles = min(quantiles, max(int(np.count_nonzero(finite)), 2))  # of more, all are values of these
     inner = np.quantile(numbers[finite], np.arange(1, quantiles) / quantiles, method="higher")  # values that there are
     low, high = numbers[finite].min(), numbers[finite].max()
     edges = np.unique(inner[inner > low])
@@ -171,7 +172,9 @@ def quotas(
     below = np.concatenate([[0], np.cumsum(ordered)])  # rows of the strata that are used up
     # The level of the strata that are not, from the first one that may be.
     levels = [(wanted - int(below[i])) // (len(ordered) - i) for i in range(len(ordered))]
-    level = next((value for value, size in zip(levels, ordered, strict=True) if value <= size), 0)
+    level = next(
+        (value for value, size in zip(levels, ordered, strict=True) if value < size), int(sizes.max(initial=0))
+    )
     found = np.minimum(sizes, level)
     found[np.flatnonzero(sizes > level)[: wanted - int(found.sum())]] += 1
     return found

@@ -179,7 +179,8 @@ def neuron_values(table: "pd.DataFrame", lattice: Lattice, column: str, *, som_s
     """(N,) object of the values a table of neurons gives in ``column``, None where it has none.
 
     table : a row a neuron, by ``neuron`` (its number) or by ``row`` and ``col`` (and ``depth``), which are the first,
-    second and third lattice index. som_sha256 : hash of the map; a table with a column of that name is of that map.
+    second and third lattice index; where it has both they must agree. som_sha256 : hash of the map; a table with a
+    column of that name is of that map.
 
     Raises
     ------
@@ -207,7 +208,10 @@ def neuron_values(table: "pd.DataFrame", lattice: Lattice, column: str, *, som_s
 
 def _numbers_of(table: "pd.DataFrame", lattice: Lattice) -> np.ndarray:
     """Neuron numbers (n,) int64 of the rows of a table."""
-    if "neuron" in table:
+    if "neuron" in table and {"row", "col"} <= set(table.columns):  # as `skysom analyse` writes them: all must agree
+        wanted = ["neuron", "row", "col"] + ["depth"] * ("depth" in table)
+        own = np.column_stack([np.arange(lattice.size), lattice.positions()])[:, : len(wanted)]
+    elif "neuron" in table:
         wanted, own = ["neuron"], np.arange(lattice.size)[:, None]
     elif "row" in table and "col" in table:
         wanted = ["row", "col", "depth"] if "depth" in table else ["row", "col"]

@@ -92,7 +92,9 @@ def draw_learning_curve(
             textcoords="offset points", fontsize=8, color=style.MUTED, va="center", annotation_clip=False,
         )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xticks(x, [f"{value:,.0f}" for value in x])
+    # A number too close to the next one would be written over it.
+    apart = [value for value, after in zip(x, [*x[1:], np.inf], strict=True) if after > 1.4 * value]
+    axes.set_xticks(apart, [f"{value:,.0f}" for value in apart])
     axes.minorticks_off()
     axes.set(xlabel="labels", ylabel=measure)
     style.legend(axes, loc="lower right")

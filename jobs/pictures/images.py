@@ -18,6 +18,9 @@ from skysom.jobs.pictures import style
 
 FRAMES = ("source", "neuron", "source in the neuron's frame", "neuron in the source's frame")
 
+LONGEST_NAME = 18
+"""Characters of a source's name that fit above its picture; the middle of a longer one is left out."""
+
 
 def draw_image(
     axes: Axes | None,
@@ -257,4 +260,6 @@ def _shown(geometry: Geometry, side: int | None) -> int:
 
 def _caption(names: Sequence[str], distance: np.ndarray | None, i: int) -> str:
     far = "" if distance is None or not np.isfinite(distance[i]) else f"d = {distance[i]:.3g}"
-    return ", ".join(part for part in (names[i] if len(names) else "", far) if part)
+    name = str(names[i]) if len(names) else ""
+    short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[1 - LONGEST_NAME // 2 :]}"
+    return ", ".join(part for part in (short, far) if part)

@@ -61,6 +61,10 @@ def simulate(folder: Path, rows: int, side: int) -> None:
         survey.write_rows(
             "mappings/main/distance", shard * SHARD, 1 + near[rng.integers(0, lattice.size, SHARD)] + noise
         )
+    # Which neuron a row has is not asked: that it has one must be there beside its distances.
+    for name, values in (("bmu", np.zeros(rows)), ("bmu_distance", np.ones(rows))):
+        survey.add_image_array(f"mappings/main/{name}", mapping_arrays(lattice.size, None)[name])
+        survey.write_rows(f"mappings/main/{name}", 0, values)
     chunks = Path(output.survey) / array.path / "c"
     for shard in range(distinct, -(-rows // SHARD)):
         (chunks / str(shard)).mkdir()

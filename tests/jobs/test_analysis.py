@@ -19,6 +19,7 @@ from skysom.jobs.errors import ConfigError
 from skysom.jobs.mapping_reader import MappingReader
 from skysom.jobs.output import Output
 from skysom.jobs.pink_convert import import_pink
+from skysom.storage.errors import SurveyError
 from skysom.storage.survey import Survey
 
 _spec = importlib.util.spec_from_file_location("mapping_files", Path(__file__).with_name("mapping_files.py"))
@@ -120,6 +121,13 @@ def test_the_files_hold_what_was_found(output):
     assert not list(output.root.glob("*partial*"))
 
 
+def test_classes_that_are_whole_numbers_stay_whole_where_some_are_missing(output):
+    with_labels(output, pd.array([(1, 2, None)[row % 3] for row in range(ROWS)], dtype="Int64"), "number")
+    found = analyse(output, "main", labels="number")
+    assert found.summary["labels"]["classes"] == ["1", "2"]
+    assert {"label_1", "label_2"} <= set(found.neurons.columns)
+
+
 def test_figures_follow_the_definition_for_a_selection(output):
     found = analyse(output, "main", where="flux >= 100 and flux < 300", worst=5)
     neuron, distance = best_units(distances(LATTICE)[100:300], 2)
@@ -171,7 +179,15 @@ def test_the_second_best_of_a_certified_search_is_called_approximate(tmp_path, c
     analyse_command(str(output.root))
     assert "approximate" in capsys.readouterr().out
     attrs.update({"exact_neurons": 2})
-    assert analyse(output, "main").summary["second_best_exact"]
+    found = analyse(output, "main").summary
+    assert found["best_exact"]
+    assert found["second_best_exact"]
+    analyse_command(str(output.root), exclude=[3, 5])  # what is left may begin with the third
+    assert "best and second best" in capsys.readouterr().out
+    attrs.update({"exact_neurons": 3})
+    found = analyse(output, "main", exclude=[3, 5]).summary
+    assert found["best_exact"]
+    assert not found["second_best_exact"]
 
 
 def test_blocks_of_any_size_find_the_same(output, monkeypatch):
@@ -232,12 +248,35 @@ def test_what_does_not_fit_is_refused(output, options, error, says):
 def test_a_catalogue_of_other_rows_is_refused(tmp_path):
     output = mapping_files.make_output(tmp_path / "out", distances(LATTICE), LATTICE)
     pd.read_parquet(output.catalogue).iloc[:400].to_parquet(output.catalogue)
-    with pytest.raises(ConfigError, match="400 rows, the survey 500"):
+    with pytest.raises(ConfigError, match="400 rows, the store 500"):
         analyse(output, "main", labels="flux")
-    with pytest.raises(ConfigError, match="selection has 400 rows"):
+    with pytest.raises(ConfigError, match="400 rows, the store 500"):
         analyse(output, "main", where="flux >= 0")
 
 
 def test_values_json_has_no_word_for_are_null():
     given = {"a": np.float32(np.nan), 1: [np.inf, np.int64(3), (True, None)], "b": np.array([1.5, np.nan])}
     assert plain(given) == {"a": None, "1": [None, 3, [True, None]], "b": [1.5, None]}
+
+
+def test_a_table_of_neurons_that_somebody_wrote_in_is_not_written_over(output):
+    table = output.root / "neurons.csv"
+    analyse(output, "main")
+    neurons = pd.read_csv(table)
+    analyse(output, "main")  # its own columns are replaced
+    neurons.assign(kind="double").to_csv(table, index=False)
+    before = table.read_bytes()
+    with pytest.raises(ConfigError, match="kind"):
+        analyse(output, "main")
+    assert table.read_bytes() == before
+    table.unlink()
+
+
+@pytest.mark.parametrize("array", ["distance", "bmu"])
+def test_rows_that_the_store_lost_are_not_taken_for_unmapped(tmp_path, array):
+    output = mapping_files.make_output(tmp_path / "out", distances(LATTICE), LATTICE)
+    shards = tmp_path / "out" / "survey.zarr" / "mappings" / "main" / array / "c"
+    next(path for path in sorted(shards.rglob("*")) if path.is_file()).unlink()
+    with pytest.raises(SurveyError, match="lost data"):
+        analyse(output, "main")
+    assert not (tmp_path / "out" / "analysis.json").exists()

@@ -162,6 +162,10 @@ def test_grown_maps_go_with_what_they_were_made_of_only_when_asked(output, capsy
     Survey(output / "survey.zarr", "r+").save_som("main", weights[::-1], attrs)
     with pytest.raises(ConfigError, match=r"was grown from another 'main' .* --redo"):
         grown(output, neurons=(neuron,), name="child")
+    with pytest.raises(ConfigError, match=r"som\.width"):  # and a wrong command discards nothing
+        grown(output, neurons=(neuron,), name="child", redo=True, settings={"som.width": -1})
+    assert "child" in Survey(output / "survey.zarr").som_names()
+    assert "bmu_child" in catalogue(output).columns
     (child,) = grown(output, neurons=(neuron,), name="child", redo=True)
     assert child.sources == (catalogue(output)["bmu"] == neuron).sum()
 

@@ -150,6 +150,23 @@ def test_rows_appended_later_are_selected_by_the_same_expression(finished, small
     assert table["bmu"].notna().tolist() == wanted.tolist()
 
 
+def test_appended_rows_bring_no_values_into_columns_that_commands_made(finished, small_survey, capsys):
+    import sys
+
+    assert main(["choose", str(finished), "--sample", "10"]) == 0
+    before = (finished / "catalogue.parquet").read_bytes()
+    folder = small_survey[0]
+    rows = sys.modules["survey_files"].write_cutouts(folder, 5, first=150).assign(chosen=True)
+    rows.to_csv(folder / "chosen.csv", index=False)
+    more = ["-i", str(folder), "-c", str(folder / "chosen.csv"), "-o", str(finished)]
+    assert main(["ingest", "--append", *more]) == 1
+    assert "columns chosen, which commands of skysom have made" in capsys.readouterr().err
+    assert (finished / "catalogue.parquet").read_bytes() == before
+    rows.rename(columns={"chosen": "theirs"}).to_csv(folder / "chosen.csv", index=False)
+    assert main(["ingest", "--append", *more]) == 0
+    assert pd.read_parquet(finished / "catalogue.parquet")["chosen"].isna().sum() == 5
+
+
 @pytest.mark.parametrize(
     ("where", "words"),
     [("flux > 1e9", "--where 'flux > 1e9' selects no usable row"), ("nope > 3", "nope"), ("f(3)", "uses Call")],

@@ -115,6 +115,8 @@ def test_what_the_peer_cannot_hold_is_not_written():
     full = {(0, 0, label): np.ones((4, 4), bool) for label in annotations.labels[:16]}
     with pytest.raises(ReadingError, match="exceeds"):
         pyink_from_annotations(with_masks(annotations, full, author="ada"), *where)
+    with pytest.raises(AnnotationError, match="2 depths"):  # one would be written over the other
+        pyink_from_annotations(annotations, parts["weights"], Cartesian(3, 1, 2))
     with pytest.raises(AnnotationError, match="weights have shape"):
         pyink_from_annotations(annotations, parts["weights"][:, :, 1:, 1:], parts["lattice"])
     assert list(pyink_from_annotations(annotations, *where, neurons=[5])) == [(2, 1)]

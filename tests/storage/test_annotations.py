@@ -1,10 +1,12 @@
 """Annotation sets kept on disk and in an object store: versions, two editors, kills, damage."""
 
+import base64
 import json
 import random
 import subprocess
 import sys
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -171,6 +173,10 @@ def damaged(path, change):
     places.write_atomically(path, json.dumps(state).encode())
 
 
+def _cut(mask):
+    mask[2] = base64.b64encode(base64.b64decode(mask[2])[:-6]).decode()
+
+
 DAMAGE = {
     "another format": lambda s: s.update(format_version=2),
     "no label list": lambda s: s.update(labels="ab"),
@@ -179,6 +185,10 @@ DAMAGE = {
     "masks elsewhere": lambda s: s["masks"].update(folder="../../000001/masks-ab.zarr"),
     "other masks": lambda s: s["masks"].update(sha256="0"),
     "an edit without words": lambda s: s["history"][0].pop("what"),
+    "a mask that is cut off": lambda s: _cut(s["history"][-2]["after"]["records"]["0"]["masks"][0]),
+    "a mask of a smaller neuron": lambda s: s["history"][-2]["after"]["records"]["0"]["masks"][0].__setitem__(
+        2, base64.b64encode(zlib.compress(b"\xff" * 10)).decode()
+    ),
     "a mask that bursts": lambda s: s["history"][-2]["after"]["records"]["0"]["masks"][0].__setitem__(2, "AAAA"),
 }
 

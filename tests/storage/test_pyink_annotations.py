@@ -1,6 +1,7 @@
 """The peer's annotation file: read as the goldens say, written so that a plain unpickler with its class reads it."""
 
 import json
+import os
 import pickle
 import sys
 import types
@@ -164,3 +165,9 @@ def test_files_in_an_object_store(s3):
     write_pyink_annotations(where, {(1, 0): annotation()})
     (found,) = read_pyink_annotations(str(where)).values()
     assert np.array_equal(found.filters[1], annotation().filters[1])
+
+
+def test_a_pipe_is_no_annotation_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(AnnotationError, match="no annotation file"):
+        read_pyink_annotations(tmp_path / "pipe")

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skysom.engine.errors import ReadingError
@@ -102,6 +102,8 @@ sizes = st.lists(st.integers(0, 50), min_size=1, max_size=8).map(np.array)
 
 
 @given(sizes, st.integers(1, 200), st.booleans())
+@example(np.array([3, 3, 5, 2, 5]), 17, False)  # strata as large as the others' share
+@example(np.array([3, 3, 5, 2, 5]), 18, False)
 def test_quotas_of_a_total_are_fair_and_whole(sizes, total, proportional):
     quota = quotas(sizes, total=total, proportional=proportional)
     assert (quota <= sizes).all()

@@ -150,6 +150,12 @@ def test_a_table_of_neurons_by_number_or_by_place():
         ),
         (lambda: neuron_values(pd.DataFrame({"neuron": [1, 1], "x": [1, 2]}), Cartesian(2), "x"), "neuron 1 more"),
         (lambda: neuron_values(pd.DataFrame({"row": [0], "col": [5], "x": [1]}), Cartesian(2, 2), "x"), r"\(0, 5\)"),
+        (  # of a map of 3 x 2
+            lambda: neuron_values(
+                pd.DataFrame({"neuron": [2], "row": [1], "col": [0], "x": [1]}), Cartesian(2, 3), "x"
+            ),
+            r"neuron, row, col \(2, 1, 0\).*not that one",
+        ),
         (lambda: neuron_values(pd.DataFrame({"x": [1]}), Cartesian(2, 2), "x"), "give 'neuron'"),
         (lambda: neuron_values(pd.DataFrame({"row": [0], "col": [0], "x": [1]}), Cartesian(2, 2, 2), "x"), "depth"),
         (
