@@ -278,7 +278,10 @@ class Survey:
 
     def _groups(self, parent: str) -> list[str]:
         """Names of the groups of ``parent``; those that begin with a dot are being written."""
-        keys = self.group[parent].group_keys() if parent in self.group else []  # type: ignore[union-attr]
+        try:
+            keys = list(self.group[parent].group_keys()) if parent in self.group else []  # type: ignore[union-attr]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self._damaged(parent, error) from error
         return sorted(key for key in keys if not key.startswith("."))
 
     # --- rows ---------------------------------------------------------------------------------
