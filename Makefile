@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TEST_WORKERS ?= 2
 # Static checkers need the packages under one folder; the editable install maps them one by one.
 LAYOUT := $(abspath $(VENV)/layout)
 
@@ -34,8 +35,8 @@ lint: setup
 types: setup
 	MYPYPATH=$(LAYOUT) $(BIN)/mypy -p skysom.engine -p skysom.storage -p skysom.cluster -p skysom.jobs
 
-unit: setup
-	$(BIN)/pytest -m 'not slow'
+unit: setup  # a file of tests stays in one process: what a file prepares is prepared once
+	$(BIN)/pytest -m 'not slow' --numprocesses $(TEST_WORKERS) --dist loadfile
 
 notebooks: setup
 	$(BIN)/python tests/run_notebooks.py

@@ -20,10 +20,12 @@ def list_command(output: OutputDirectory, som_name: SomName = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from skysom.jobs.annotate import annotations_folder
+    from skysom.jobs.annotate import annotations_folder, map_of
     from skysom.storage.annotations import versions
 
-    folder = annotations_folder(open_output(output), som_name or "main")
+    directory, name = open_output(output), som_name or "main"
+    map_of(directory, name)  # which says where it is not there
+    folder = annotations_folder(directory, name)
     table = Table("version", "saved by", "at", "last edit", title=str(folder))
     for version in versions(folder):
         table.add_row(str(version.number), version.author, version.time, version.last_edit)

@@ -156,9 +156,11 @@ class Output:
     def _finish_discard(self) -> None:
         try:
             wanted = json.loads(places.read_bytes(self._discarding))
+            stage, name = wanted["stage"], wanted["name"]
         except FileNotFoundError:
             return
-        stage, name = wanted["stage"], wanted["name"]
+        except (ValueError, TypeError, KeyError):
+            raise ConfigError(f"{self._discarding} is damaged; remove it and give --redo again") from None
         later = STAGES[STAGES.index(stage) :]
         everything = stage in ("ingest", "preprocess")
         keys = [

@@ -27,7 +27,7 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 from skysom.storage import place as places
 from skysom.storage.annotation_json import decoded, encoded
 from skysom.storage.annotation_set import AnnotationError, AnnotationSet, check_author, now
-from skysom.storage.place import Place, patiently, place
+from skysom.storage.place import Place, patiently, place, remove_tree
 from skysom.storage.zarr_store import zarr_store
 
 STATE = "state.json"
@@ -174,6 +174,9 @@ def _committed(beside: Place, final: Place, data: bytes) -> bool:
         except OSError:
             if places.is_file(final / STATE) or not beside.exists():
                 return False
+            if final.is_dir():
+                remove_tree(beside)
+                raise AnnotationError(f"{final} has lost its {STATE}; restore it, or move that folder away") from None
             raise
         places.sync_directory(final.parent)
         return True

@@ -47,7 +47,7 @@ def read_catalogue(path: str | Place) -> pd.DataFrame:
     """
     path = place(path)
     if not places.is_file(path):
-        raise CatalogueError(f"no catalogue file at {path}; check the path given to --catalogue")
+        raise CatalogueError(f"no catalogue file at {path}; check the path")
     suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
     if suffixes and suffixes[-1] == "gz":
         suffixes.pop()

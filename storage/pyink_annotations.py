@@ -61,7 +61,10 @@ def read_pyink_annotations(path: str | Place, max_bytes: int = MAX_BYTES) -> dic
                     f"{path} has {size} bytes, more than the {max_bytes} that an annotation file is allowed"
                 )
             stream.seek(0)
-            data = stream.read()
+            start = stream.read(1)
+            if start == b"\0":  # before two gigabytes of nothing are read
+                raise AnnotationError(f"{path} is no pickle: it begins with zeros; give a .results.pkl of pyink")
+            data = start + stream.read()
     except (FileNotFoundError, IsADirectoryError):
         raise AnnotationError(f"no annotation file at {path}; check the path") from None
     try:
