@@ -179,7 +179,11 @@ class Output:
         elif stage != "report" and places.exists(self.catalogue):
             known = makers(self.private)
             stale = [c for c, maker in known.items() if maker.mapping and (everything or maker.mapping == name)]
-            update_catalogue(self.catalogue, {}, Survey(self.survey).shard_images, drop=(*MAPPING_COLUMNS, *stale))
+            # bmu ... are of the latest mapping, whichever that was; one with a suffix has not written them.
+            recorded = self.recorded()
+            beside = [bool(recorded[key].get("map.column_suffix")) for key in keys if key.startswith("map:")]
+            drop = stale if beside and all(beside) and not everything else [*MAPPING_COLUMNS, *stale]
+            update_catalogue(self.catalogue, {}, Survey(self.survey).shard_images, drop=tuple(drop))
             write_makers(self.private, {column: known[column] for column in known if column not in stale})
         self.forget(*keys)
         places.remove(self._discarding)
