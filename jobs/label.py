@@ -1,4 +1,4 @@
-"""Label: what an astronomer has written down for neurons, carried to the catalogue's rows."""
+"""Label: what an astronomer has written down, for neurons or for single sources, carried to the catalogue's rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from skysom.jobs.mapping_reader import MappingReader
 from skysom.jobs.output import Output
 from skysom.jobs.progress import say
 from skysom.jobs.results import selected_rows
-from skysom.storage.catalogue import read_catalogue
+from skysom.storage.catalogue import ROW_NUMBER, duplicate_rows, read_catalogue, required_column, source_ids
 from skysom.storage.place import Place
+from skysom.storage.survey import Survey
 
 JOB = "label"
 
@@ -59,10 +60,7 @@ def label_survey(
     """
     reader = MappingReader(output, name)
     reader.check_map()
-    pairs = [_names(text) for text in columns]
-    if len({new for _, new in pairs}) < len(pairs):
-        raise ConfigError(f"columns {', '.join(columns)} would share a name; give each another, as NAME=NEW")
-    check_names(output, (new for _, new in pairs), JOB)
+    pairs = _pairs(output, columns)
     neurons = read_catalogue(table)
     sha256 = reader.attrs.get("som_sha256")
     values = {new: neuron_values(neurons, reader.lattice, old, som_sha256=sha256) for old, new in pairs}
@@ -84,6 +82,63 @@ def label_survey(
             f"{one.unlabelled:,} mapped ones have none, {one.unmapped:,} have no neuron"
         )
     return found
+
+
+def label_sources(
+    output: Output, table: str | Place, columns: Sequence[str], *, id_column: str | None = None
+) -> dict[str, int]:
+    """Carry columns of a labelled catalogue to the survey's rows by source id; call it while holding the output's lock.
+
+    Sources that the table has not, and missing values of it, have no value. Returns how many rows got one, by column.
+
+    Parameters
+    ----------
+    table : CSV, Parquet, FITS or VOTable with a row a source.
+    columns : of the table, each as ``NAME`` or ``NAME=NEW``, the name in the catalogue.
+    id_column : of the table, with the ids of the survey's ``source_id``; by default found as `skysom ingest` does.
+
+    Raises
+    ------
+    ConfigError : no column of ids, sources that the survey has not or that the table names twice, a name that is taken.
+    CatalogueError : a table that cannot be read, or lacks a column.
+    """
+    import pandas as pd
+
+    pairs, known = _pairs(output, columns), read_catalogue(table)
+    for old, _ in pairs:
+        required_column(known, old, f"--column {old}")
+    ids, id_column = source_ids(known, id_column)
+    if id_column == ROW_NUMBER:  # rows of two catalogues need not be the same sources
+        raise ConfigError(f"{table} has no column source_id or name; name that of the ids with --id-column")
+    twice = ids[duplicate_rows(ids)]
+    if len(twice):
+        raise ConfigError(f"{table} names source {twice[0]!r} in {id_column!r} more than once; give each one row")
+    survey = Survey(output.survey)
+    rows = {str(source): row for row, source in reversed(list(enumerate(survey.column("source_id").tolist())))}
+    unknown = [source for source in ids if source not in rows]
+    if unknown:
+        raise ConfigError(
+            f"{len(unknown):,} of {len(ids):,} sources of {table} are not in this survey, such as {unknown[0]!r} "
+            f"(column {id_column!r}); leave them out, or name the column of ids with --id-column"
+        )
+    place = pd.Series(np.arange(len(ids)), index=[rows[source] for source in ids])
+    taken = place.reindex(range(len(survey)), fill_value=-1).to_numpy()
+    carried = {new: pd.array(known[old].convert_dtypes()).take(taken, allow_fill=True) for old, new in pairs}
+    add_derived(output, carried, Maker(JOB))
+    output.log("label", stage="label", columns=[new for _, new in pairs])
+    found = {new: int((~values.isna()).sum()) for new, values in carried.items()}
+    for new, count in found.items():
+        say(f"label: {new!r} of {count:,} sources; {len(survey) - count:,} have none")
+    return found
+
+
+def _pairs(output: Output, columns: Sequence[str]) -> list[tuple[str, str]]:
+    """Names in a table and in the catalogue; ConfigError where the latter may not be written."""
+    pairs = [_names(text) for text in columns]
+    if len({new for _, new in pairs}) < len(pairs):
+        raise ConfigError(f"columns {', '.join(columns)} would share a name; give each another, as NAME=NEW")
+    check_names(output, (new for _, new in pairs), JOB)
+    return pairs
 
 
 def _names(text: str) -> tuple[str, str]:

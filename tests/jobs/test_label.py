@@ -67,3 +67,37 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(mapped, tmp_path, caps
     assert label(mapped, table, tmp_path, *options, columns=columns) == 1
     assert words in capsys.readouterr().err
     assert (mapped / "catalogue.parquet").read_bytes() == before
+
+
+def from_catalogue(output, table, tmp_path, *options):
+    path = tmp_path / "labelled.csv"
+    pd.DataFrame(table).to_csv(path, index=False)
+    return main(["label", str(output), "--sources", str(path), "--column", "class=true_class", *options])
+
+
+def test_a_labelled_catalogue_in_any_order_labels_its_sources_and_no_others(mapped, tmp_path):
+    ids = pd.read_parquet(mapped / "catalogue.parquet")["source_id"].astype(str).to_numpy()
+    table = {"source_id": ids[[5, 2, 9]], "class": ["fr1", None, "fr2"]}
+    assert from_catalogue(mapped, table, tmp_path) == 0
+    found = pd.read_parquet(mapped / "catalogue.parquet")["true_class"]
+    assert found.dropna().to_dict() == {5: "fr1", 9: "fr2"}
+    assert from_catalogue(mapped, {"who": ids[:2], "class": [7, 8]}, tmp_path, "--id-column", "who") == 0
+    assert pd.read_parquet(mapped / "catalogue.parquet")["true_class"].dropna().to_dict() == {0: 7, 1: 8}
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "words"),
+    [
+        ({"source_id": ["nobody"], "class": ["a"]}, (), "not in this survey"),
+        ({"star": ["0"], "class": ["a"]}, (), "no column source_id"),
+        ({"source_id": ["0", "0"], "class": ["a", "b"]}, (), "more than once"),
+        ({"source_id": ["0"], "kind": ["a"]}, (), "no column 'class'"),
+        ({"source_id": ["0"], "class": ["a"]}, ("--where", "flux > 1"), "go with --neurons"),
+        ({"source_id": ["0"], "class": ["a"]}, ("--neurons", "x.csv"), "or --sources"),
+    ],
+)
+def test_labels_of_unknown_or_repeated_sources_are_refused(mapped, tmp_path, capsys, table, options, words):
+    before = (mapped / "catalogue.parquet").read_bytes()
+    assert from_catalogue(mapped, table, tmp_path, *options) == 1
+    assert words in capsys.readouterr().err
+    assert (mapped / "catalogue.parquet").read_bytes() == before
