@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INGEST_ARRAYS = ("images", "image_scale", "status", "coverage")
 PREPARED_ARRAYS = ("prepared", "prepared_scale", "channel_sum", "prepared_status", "ok", "redshift")
 """Arrays of the store that a stage makes."""
-READINGS = ("analysis.json", "classification.json", "judge.json")
+READINGS = ("analysis.json", "classification.json", "classifier.skops", "classifier.json", "judge.json")
 """What commands have read from maps and mappings; tables of neurons stay, since people write in them."""
 CATALOGUES = ("catalogue.parquet", "catalogue.appended.parquet")
 WRITTEN = (*READINGS, *CATALOGUES, "neurons.csv", "neurons.parquet", "survey.zarr", "report.html")

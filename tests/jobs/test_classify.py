@@ -31,6 +31,7 @@ _spec.loader.exec_module(mapping_files)
 LATTICE = Cartesian(3, 2)
 ROWS = 200
 DISTANCES_ONLY = FeatureSettings(orders=0)
+HERE = ("--executor", "local", "--workers", "1")
 QUICK = Options("svm", DISTANCES_ONLY, folds=5, repeats=2)
 app = typer.Typer()
 app.command()(classify_command)
@@ -277,9 +278,9 @@ def surveyed(tmp_path_factory, request):
     table["kind"] = ["wide" if value > files.SIDE / 10 else "narrow" for value in half]
     table.to_csv(folder / "sources.csv", index=False)
     given = ["--images", str(folder), "--catalogue", str(folder / "sources.csv"), *files.TINY]
-    assert main(["run", "--output", str(folder / "out"), *given]) == 0
+    assert main(["run", "--output", str(folder / "out"), *given, *HERE]) == 0
     few = ["map", "--output", str(folder / "out"), "--som", "som:main", "--som-name", "few", "--keep", "2"]
-    assert main(few) == 0
+    assert main([*few, *HERE]) == 0
     return Output(folder / "out")
 
 
@@ -303,7 +304,7 @@ def test_a_mapping_of_the_best_few_serves_amplitudes_only(surveyed):
     assert makers(surveyed.private)["kind_predicted"].mapping == "few"
     assert json.loads((surveyed.root / "classifier.json").read_text())["features"]["transform"] is None
     # What the refusal advises.
-    assert main(["map", "--output", str(surveyed.root), "--som", "som:few", "--som-name", "all"]) == 0
+    assert main(["map", "--output", str(surveyed.root), "--som", "som:few", "--som-name", "all", *HERE]) == 0
     assert classify(surveyed, "all", "kind", None, quick)["accuracy"] > 0.7
 
 
