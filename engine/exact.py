@@ -28,8 +28,7 @@ DOUBLE_TIE = 1e-14
 NEAR_TIE = 2e-6
 """Candidates within this share of |r|^2 + |w|^2 of the best are decided by direct sums."""
 PANEL_BYTES = 32 << 20
-"""Most bytes of the spectra, and of the products, of one block of rotations: products of many columns, so many at least
-as twenty rotations give, are worth more than spectra that stay in the last cache."""
+"""Most bytes of the spectra, and of the products, of one block of rotations: a share of the last cache."""
 
 DOUBLE_NEURONS = 32
 """Neurons whose spectra are made in float64 at a time."""
@@ -65,7 +64,7 @@ class Search:
         xp, count = self.xp, images.shape[0]
         check_shapes(images.shape, self.weights.shape, self.geometry)
         check_block(count)
-        images, finite = finite_images(xp.astype(images, xp.float32, copy=False), xp=xp)
+        images, finite = finite_images(xp.astype(images, xp.float32), xp=xp)
         if self.compiled and alone and count:
             found = [_minimum_alone(image, self) for image in images]
             product, transform, norms = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -75,7 +74,7 @@ class Search:
             product, transform, norms = (_minimum if self.compiled else _portable_minimum)(images, self)
         scale = norms + self.norms[None, :]
         squared = scale + xp.astype(product, xp.float64)
-        squared, transform = _decide(self, np.asarray(images), squared, transform, scale, count)
+        squared, transform = _decide(self, np.array(images), squared, transform, scale, count)
         return as_match(squared[:count], transform[:count], finite, xp=xp)
 
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from skysom.engine.errors import ShapeError
 from skysom.engine.geometry import Geometry
 
@@ -76,6 +74,4 @@ def check_shapes(images: tuple, weights: tuple, geometry: Geometry) -> None:
 def finite_images(images: Array, *, xp: Any) -> tuple[Array, Array]:
     """Images (B, C, H, H) with those that hold NaN or infinities set to zero, and which are finite (B,)."""
     finite = xp.all(xp.isfinite(images), axis=(1, 2, 3))
-    if isinstance(images, np.ndarray) and finite.all():  # as nearly always: a copy would cost as much as the check
-        return images, finite
     return xp.where(finite[:, None, None, None], images, xp.zeros_like(images)), finite
