@@ -4,7 +4,7 @@ import hashlib
 import io
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -198,21 +198,22 @@ class TrainingRun:
         schedule, tally = self._schedule(start.stage), _Tally()
         coordinator = Coordinator(self._crew, len(self.plan.rows))
         warned = False
-        for iteration in range(start.iteration, schedule.epochs):
-            begin, once = start.image if iteration == start.iteration else 0, replace(schedule, epochs=iteration + 1)
-            for batch in coordinator.train(weights, once, epoch=iteration, seen=begin):
-                weights = batch.weights
-                tally.add_batch(batch)
-                self._batches += 1
-                strong = batch.strongest > STRONG_SUM and schedule.batch_size > default_batch_size(len(self.plan.rows))
-                if strong and schedule.step.mode == "affine" and not warned:
-                    warned = True
-                    say(_strong(start.stage, schedule.batch_size, batch.strongest))
-                position = Position(start.stage, batch.epoch, batch.seen)
-                self._done(position, batch.bmu_distance, tally, progress)
-                if self._batches % self.config.train.checkpoint_batches == 0:
-                    self._checkpoint(position, weights)
-            if self._ends(start.stage, iteration, weights):
+        # A checkpoint of the end of an iteration is from before it was judged.
+        if start.image == len(self.plan.rows) and self._ends(start.stage, start.iteration, weights):
+            return weights
+        for batch in coordinator.train(weights, schedule, epoch=start.iteration, seen=start.image):
+            weights = batch.weights
+            tally.add_batch(batch)
+            self._batches += 1
+            strong = batch.strongest > STRONG_SUM and schedule.batch_size > default_batch_size(len(self.plan.rows))
+            if strong and schedule.step.mode == "affine" and not warned:
+                warned = True
+                say(_strong(start.stage, schedule.batch_size, batch.strongest))
+            position = Position(start.stage, batch.epoch, batch.seen)
+            self._done(position, batch.bmu_distance, tally, progress)
+            if self._batches % self.config.train.checkpoint_batches == 0:
+                self._checkpoint(position, weights)
+            if batch.seen == len(self.plan.rows) and self._ends(start.stage, batch.epoch, weights):
                 break
         return weights
 
