@@ -18,7 +18,7 @@ from skysom.jobs.mapping_reader import MappingReader
 from skysom.jobs.output import Output
 from skysom.jobs.progress import Progress
 from skysom.jobs.report_data import source_ids
-from skysom.jobs.results import catalogue_rows, check_whole, selected_rows
+from skysom.jobs.results import catalogue_columns, check_rows, check_whole, selected_rows
 from skysom.storage import place as places
 from skysom.storage.catalogue import parquet_source, read_catalogue, write_catalogue
 from skysom.storage.place import Place, write_atomically
@@ -172,10 +172,8 @@ def label_column(catalogue: Place, column: str, rows: int) -> tuple[np.ndarray, 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found = catalogue_rows(catalogue)
-    if found != rows:
-        raise ConfigError(f"{catalogue} has {found} rows, the survey {rows}; restore the catalogue of this output")
-    names = pq.read_schema(parquet_source(catalogue)).names
+    check_rows(catalogue, rows)
+    names = catalogue_columns(catalogue)
     if column not in names:
         raise ConfigError(f"{catalogue} has no column {column!r} of labels; it has {', '.join(names)}")
     table = pq.read_table(parquet_source(catalogue), columns=[column])

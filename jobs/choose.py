@@ -21,7 +21,7 @@ from skysom.jobs.config import Strict
 from skysom.jobs.derived import Maker, add_derived, check_names
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.output import Output
-from skysom.jobs.results import MAPPING_COLUMNS, check_rows
+from skysom.jobs.results import MAPPING_COLUMNS, catalogue_columns, check_rows
 from skysom.jobs.train import check_usable
 from skysom.storage import catalogue as tables
 from skysom.storage.selection import column_names
@@ -167,16 +167,14 @@ def strata_of(output: Output, column: str, quantiles: int | None) -> Strata:
 def read_columns(output: Output, columns: Sequence[str]) -> Any:
     """Some columns of the catalogue as a DataFrame; CatalogueError naming one that is not there."""
     import pandas as pd
-    import pyarrow.parquet as pq
 
     from skysom.storage.errors import CatalogueError
 
-    source = tables.parquet_source(output.catalogue)
-    there = pq.read_schema(source).names
+    there = catalogue_columns(output.catalogue)
     for name in columns:
         if name not in there:
             raise CatalogueError(f"{output.catalogue} has no column {name!r}; it has {', '.join(there)}")
-    return pd.read_parquet(source, columns=list(columns))
+    return pd.read_parquet(tables.parquet_source(output.catalogue), columns=list(columns))
 
 
 def within(counts: np.ndarray, bounds: tuple[int, int | None]) -> np.ndarray:
