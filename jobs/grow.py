@@ -171,7 +171,7 @@ def _check(output: Output, configs: dict[str, Config], parent: str) -> None:
     """ConfigError, before any training, where names are taken, or a child is of what the parent was earlier."""
     survey = Survey(output.survey)
     recorded, there = output.recorded(), survey.som_names()
-    present = survey.load_som_attrs(parent)["sha256"]
+    present = survey.load_som(parent)[1]["sha256"]
     for name, config in configs.items():
         before = recorded.get(f"train:{name}")
         other = before is not None and before.get("train.where") != config.train.where
@@ -196,7 +196,7 @@ def _grown(
     say(f"grow: {child!r} from neurons {list(neurons)} of {name!r}")
     train(config, output, runtime)
     survey = Survey(output.survey, "r+")
-    origin = {"parent": name, "parent_neurons": list(neurons), "parent_sha256": survey.load_som_attrs(name)["sha256"]}
+    origin = {"parent": name, "parent_neurons": list(neurons), "parent_sha256": survey.load_som(name)[1]["sha256"]}
     survey.group[f"soms/{child}"].attrs.update(origin)
     map_survey(config, output, runtime)
     distance = Survey(output.survey).column(f"mappings/{child}/bmu_distance")

@@ -252,7 +252,10 @@ class Survey:
         return sum(publish.recover(self.path / parent) for parent in ("soms", "mappings"))
 
     def load_som(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
-        """Weights (N, C, D, D) float32 and attributes of soms/<name>; SurveyError where none or damaged."""
+        """Weights (N, C, D, D) float32 and attributes of soms/<name>; SurveyError where none or damaged.
+
+        ``sha256`` is among the attributes also of a map that was stored before checksums were.
+        """
         if name not in self.som_names():
             raise SurveyError(f"{self.path} has no map {name!r}; it has {self.som_names()}")
         attrs, array = self.attrs_of(f"soms/{name}"), self[f"soms/{name}/weights"]
@@ -260,9 +263,10 @@ class Survey:
             weights = np.asarray(array[:])
         except (ValueError, RuntimeError) as error:
             raise self._damaged(f"soms/{name}", error) from error
-        if attrs.get("sha256") not in (None, hashlib.sha256(weights.tobytes()).hexdigest()):
+        digest = hashlib.sha256(weights.tobytes()).hexdigest()
+        if attrs.get("sha256", digest) != digest:
             raise SurveyError(f"the map {name!r} in {self.path} is damaged: its checksum differs; train it again")
-        return weights, attrs
+        return weights, attrs | {"sha256": digest}
 
     def load_som_attrs(self, name: str) -> dict[str, Any]:
         """Attributes of soms/<name> alone."""

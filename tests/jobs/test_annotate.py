@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import zarr
 
 from skysom.jobs.annotate import annotations_of, save_annotations
 from skysom.jobs.cli import main
@@ -52,6 +53,13 @@ def test_edits_are_kept_listed_and_undone(imported, capsys):
     assert not annotations_of(Output(output)).mask(2, 0, "host").any()
     assert main(["annotations", "list", str(output)]) == 0
     assert "grace" in capsys.readouterr().out
+
+
+def test_a_map_stored_before_checksums_were_is_annotated_too(imported):
+    output, _ = imported
+    store = zarr.open_group(Output(output).survey, mode="r+")
+    known = store["soms/main"].attrs.pop("sha256")
+    assert annotations_of(Output(output)).som_sha256 == known
 
 
 def test_annotations_of_another_map_and_hostile_files_are_refused(imported, shared, tmp_path, capsys):
