@@ -27,3 +27,7 @@ class PreprocessError(EngineError):
 
 class ReadingError(EngineError):
     """A map or a mapping cannot be read as asked: labels, masks, choices or sides that do not fit it."""
+
+
+class CollationError(EngineError):
+    """Components cannot be collated as asked: labels, actions, orders, positions or frames that do not fit."""
