@@ -11,7 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skysom.engine.collation.actions import Action, Effect, actions_for
     from skysom.engine.collation.carried import Carried
+    from skysom.engine.collation.evidence import attached_rows, label_flags, used_masks
+    from skysom.engine.collation.grouping import group
+    from skysom.engine.collation.groups import Corrections, Groups
+    from skysom.engine.collation.islands import Islands, touching
     from skysom.engine.collation.mask_words import label_planes, mask_bits, mask_reach_arcsec
     from skysom.engine.collation.neighbours import neighbour_pairs, separations_arcsec, unit_vectors
     from skysom.engine.collation.offsets import (
@@ -21,12 +26,7 @@ if TYPE_CHECKING:
         pixel_offsets_of_wcs,
         sky_offsets_arcsec,
     )
-    from skysom.engine.collation.orientation import (
-        Orientation,
-        mapping_frames,
-        prepared_pixel_scale,
-        wcs_orientation,
-    )
+    from skysom.engine.collation.orientation import Orientation, mapping_frames, prepared_pixel_scale, wcs_orientation
     from skysom.engine.collation.projection import (
         Frames,
         Projected,
@@ -35,17 +35,28 @@ if TYPE_CHECKING:
         carried_of_channel,
         project,
     )
+    from skysom.engine.collation.shapes import Shapes
     from skysom.engine.collation.sky_boxes import SkyBoxes, partition_sky
 
 _HOMES = {
+    "Action": "actions",
     "Carried": "carried",
+    "Corrections": "groups",
+    "Effect": "actions",
     "Frames": "projection",
+    "Groups": "groups",
+    "Islands": "islands",
     "Orientation": "orientation",
     "Projected": "projection",
+    "Shapes": "shapes",
     "SkyBoxes": "sky_boxes",
+    "actions_for": "actions",
+    "attached_rows": "evidence",
     "bits_of_offsets": "projection",
     "carried_bits": "projection",
     "carried_of_channel": "projection",
+    "group": "grouping",
+    "label_flags": "evidence",
     "label_planes": "mask_words",
     "mapping_frames": "orientation",
     "mask_bits": "mask_words",
@@ -60,19 +71,31 @@ _HOMES = {
     "project": "projection",
     "separations_arcsec": "neighbours",
     "sky_offsets_arcsec": "offsets",
+    "touching": "islands",
     "unit_vectors": "neighbours",
+    "used_masks": "evidence",
     "wcs_orientation": "orientation",
 }
 
 __all__ = [
+    "Action",
     "Carried",
+    "Corrections",
+    "Effect",
     "Frames",
+    "Groups",
+    "Islands",
     "Orientation",
     "Projected",
+    "Shapes",
     "SkyBoxes",
+    "actions_for",
+    "attached_rows",
     "bits_of_offsets",
     "carried_bits",
     "carried_of_channel",
+    "group",
+    "label_flags",
     "label_planes",
     "mapping_frames",
     "mask_bits",
@@ -87,7 +110,9 @@ __all__ = [
     "project",
     "separations_arcsec",
     "sky_offsets_arcsec",
+    "touching",
     "unit_vectors",
+    "used_masks",
     "wcs_orientation",
 ]
 

@@ -37,8 +37,8 @@ def group(
 
     Parameters
     ----------
-    carried : what the masks of these rows carry; pairs of sources without a rank are never looked at.
-    rows : (n,) int64, sorted: every row of the islands. Rows that nothing touches are allowed, and needed to be listed.
+    carried : what the masks of these rows carry, and of no others; masks of rows without a rank are not used.
+    rows : (n,) int64, sorted: every row of the islands, also those that nothing touches, islands of one row.
     rank : (n,) int64, the place of each row in the global order, -1 for rows that use no mask. Distinct.
     actions : one a label, see `actions_for`. Where one is not built in, `built_in` says so, and sources are taken one
         by one in Python: about 30 microseconds a carried pair.
@@ -57,19 +57,34 @@ def group(
         from skysom.engine.collation.reference import group_sequentially
 
         return group_sequentially(carried, rows, rank, actions, base, corrections)
+    by_hand, apart = (corrections or Corrections()).of(rows)
+    return _group_compiled(rows, rank, order, starts, target, carried.bits, actions, by_hand, apart)
+
+
+def _group_compiled(
+    rows: np.ndarray,
+    rank: np.ndarray,
+    order: np.ndarray,
+    starts: np.ndarray,
+    target: np.ndarray,
+    labels: np.ndarray,
+    actions: Sequence[Action],
+    by_hand: np.ndarray,
+    apart: np.ndarray,
+) -> Groups:
+    """`group` with built-in actions: places of the sources by rank, pairs as of `_places` with their bits (P,)."""
     from skysom.engine.collation import group_kernels as kernels
 
-    by_hand, apart = (corrections or Corrections()).of(rows)
     n = len(rows)
     node, isolated, marks = np.zeros(n, bool), np.full(n, -1, np.int16), np.zeros(n, np.uint64)
     count, alive_from = np.full(n, -1, np.int64), np.zeros(n, np.int64)
     bits = {name: label_bits(actions, name) for name in ("LINK", "ISOLATE", "UNLINK", "NODE_ATTACH")}
-    kernels.play(order, rank, starts, target, carried.bits, *bits.values(), node, isolated, marks, count, alive_from)
+    kernels.play(order, rank, starts, target, labels, *bits.values(), node, isolated, marks, count, alive_from)
     taken = np.zeros(n, bool)
     taken[np.searchsorted(rows, apart)] = True
     clique_starts, parent = np.zeros(n + 1, np.int64), np.arange(n, dtype=np.int32)
-    clique = np.empty(int(((target >= 0) & ((carried.bits & bits["LINK"]) != 0)).sum()), np.int64)
-    given = (rows, starts, target, carried.bits, bits["LINK"], isolated, taken, count, alive_from)
+    clique = np.empty(int(((target >= 0) & ((labels & bits["LINK"]) != 0)).sum()), np.int64)
+    given = (rows, starts, target, labels, bits["LINK"], isolated, taken, count, alive_from)
     kernels.link_cliques(*given, clique_starts, clique, parent)
     clique = clique[: clique_starts[-1]]
     kernels.join_pairs(parent, *np.searchsorted(rows, by_hand.T))

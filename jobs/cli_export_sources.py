@@ -1,0 +1,34 @@
+"""`skysom export-sources`: the table of sources for other programs."""
+
+from typing import Annotated
+
+import typer
+
+SOURCES = "sources.parquet"
+
+
+def export_sources_command(
+    directory: Annotated[str, typer.Argument(help="Directory or URL of a collation, or its sources.parquet.")],
+    target: Annotated[str, typer.Argument(help="File to write: .fits, .vot (VOTable) or .reg (DS9 regions).")],
+    where: Annotated[
+        str | None,
+        typer.Option("--where", help='Only sources for which this holds, e.g. "components > 2 and curvature > 1.2".'),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write the sources of a collation as a FITS table, a VOTable, or regions for DS9.
+
+    Lists (members, hosts) are arrays of any length; lists of ids are one text with ; between them. Regions show an
+    ellipse a source, lines to its components and a cross on each host; of more than 100,000 sources only those of
+    several components are drawn, unless --where chooses.
+    Example: skysom export-sources collated giants.reg --where "size_arcsec > 60"
+    """
+    from skysom.storage import place as places
+    from skysom.storage.place import place
+    from skysom.storage.table_export import export_sources
+
+    source = place(directory)
+    if places.is_dir(source):
+        source = source / SOURCES
+    count = export_sources(source, target, where=where, overwrite=force)
+    typer.echo(f"{count:,} sources: {target}")
