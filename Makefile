@@ -50,6 +50,8 @@ bench: setup  ## ratios to the floors, every method, feature maps, the pass, rea
 	$(BIN)/python tests/benchmarks/bench_features.py
 	$(BIN)/python tests/benchmarks/bench_scale.py
 	$(BIN)/python tests/benchmarks/bench_reading.py
+	$(BIN)/python tests/benchmarks/bench_collate.py
+	$(BIN)/python tests/benchmarks/bench_join.py
 	$(BIN)/python tests/benchmarks/simulate_scaling.py --quick
 
 bench-gpu: setup  ## the search on a GPU against its ceilings; says why where there is none
@@ -58,6 +60,7 @@ bench-gpu: setup  ## the search on a GPU against its ceilings; says why where th
 bench-quality: setup  ## how good a map batches of every size make; how certified search does on real surveys
 	$(BIN)/python tests/benchmarks/batch_quality.py
 	$(BIN)/python tests/benchmarks/certified_quality.py
+	$(BIN)/python tests/benchmarks/collation_truth.py
 
 clean:  ## remove the environment and the demo
 	rm -rf $(VENV) demo

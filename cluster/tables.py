@@ -4,7 +4,8 @@ Code that computes with Dask names no scheduler; it runs under ``dask_scheduler`
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from skysom.storage.errors import CatalogueError
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from dask.delayed import Delayed
 
     from skysom.storage.place import Place
 
@@ -32,7 +34,7 @@ def dask_scheduler(name: str = "threads", *, threads: int | None = None, deadlin
     Parameters
     ----------
     name : "threads" (of this process), "ray" (the Ray cluster this process is attached to, a CPU a task),
-        or "tcp://host:port", the scheduler of a Dask cluster.
+        "tcp://host:port", the scheduler of a Dask cluster, or "distributed", that of this process's Dask client.
     threads : how many, with "threads"; None: one a core.
     deadline_s : longest time until Ray or the Dask cluster takes a task.
 
@@ -52,13 +54,68 @@ def dask_scheduler(name: str = "threads", *, threads: int | None = None, deadlin
     elif name == "ray":
         with _on_ray(deadline_s):
             yield
+    elif name == "distributed":
+        with _on_own_client(deadline_s):
+            yield
     elif name.startswith("tcp://"):
         with _on_dask_cluster(name, deadline_s):
             yield
     else:
         raise SchedulerError(
-            f"unknown Dask scheduler {name!r}; give 'threads', 'ray', or the address of one as 'tcp://host:port'"
+            f"unknown Dask scheduler {name!r}; give 'threads', 'ray', 'distributed' (the Dask client of this process), "
+            "or the address of one as 'tcp://host:port'"
         )
+
+
+def default_scheduler() -> str:
+    """Where Dask computes if nothing else is asked for; a name for `dask_scheduler`.
+
+    "distributed" where this process has a Dask client, "ray" where it is attached to a Ray cluster, else "threads".
+    """
+    if _own_client() is not None:
+        return "distributed"
+    ray = sys.modules.get("ray")  # imported by whoever has started it
+    return "ray" if ray is not None and ray.is_initialized() else "threads"
+
+
+def compute_each(
+    tasks: Sequence["Delayed"], on_done: Callable[[int, Any], None], *, deadline_s: float = 3600.0
+) -> None:
+    """Compute every task under the scheduler in force and tell ``on_done(index, result)`` as each one is done.
+
+    For tasks that leave their data in a store and return little: results come in any order, one at a time, in the
+    calling thread, and are not kept. What a task or ``on_done`` raises ends it all; so does a cluster on which no task
+    is done for ``deadline_s``.
+
+    Raises
+    ------
+    SchedulerError : see ``deadline_s``.
+    """
+    import dask
+    from dask.base import get_scheduler
+
+    if not tasks:
+        return
+    silent = SchedulerError(
+        f"the Dask cluster has done none of its tasks for {deadline_s:g} s; see whether its workers live and are free, "
+        "and run the same command again"
+    )
+    client, get = _client_in_force(), get_scheduler()
+    if client is not None:
+        _each_on_cluster(client, tasks, on_done, deadline_s, silent)
+    elif getattr(get, "__module__", "").startswith("ray."):
+        _each_on_ray(tasks, on_done, deadline_s, silent)
+    else:
+        from dask.callbacks import Callback
+
+        numbers = {task.key: index for index, task in enumerate(tasks)}
+
+        def done(key: Any, result: Any, *_: Any) -> None:
+            if key in numbers:
+                on_done(numbers[key], result)
+
+        with Callback(posttask=done):
+            dask.compute(*tasks)
 
 
 def rows_where(
@@ -232,3 +289,91 @@ def _on_dask_cluster(address: str, deadline_s: float) -> Iterator[None]:
             ) from error
         with dask.config.set(scheduler=client):
             yield
+
+
+@contextmanager
+def _on_own_client(deadline_s: float) -> Iterator[None]:
+    """Dask on the workers of this process's client, which stays open."""
+    import dask
+
+    client = _own_client()
+    if client is None:
+        raise SchedulerError(
+            "the Dask scheduler 'distributed' needs a client in this process; make one (distributed.Client(...)), "
+            "give the scheduler's address as 'tcp://host:port', or use 'threads'"
+        )
+    try:
+        client.wait_for_workers(1, timeout=deadline_s)
+    except TimeoutError as error:
+        raise SchedulerError(
+            f"the Dask client of this process has no worker within {deadline_s:g} s; start one: "
+            f"dask worker {client.scheduler.address}"
+        ) from error
+    with dask.config.set(scheduler=client):
+        yield
+
+
+def _own_client() -> Any:
+    """The Dask client that is this process's default, or None."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        return distributed.default_client()
+    except ValueError:
+        return None
+
+
+def _client_in_force() -> Any:
+    """The Dask client that computes now, or None."""
+    import dask
+
+    distributed, scheduler = sys.modules.get("distributed"), dask.config.get("scheduler", None)
+    if distributed is not None and scheduler in ("distributed", "dask.distributed"):
+        return distributed.default_client()
+    return scheduler if distributed is not None and isinstance(scheduler, distributed.Client) else None
+
+
+def _each_on_cluster(
+    client: Any, tasks: Sequence["Delayed"], on_done: Callable[[int, Any], None], deadline_s: float, silent: Exception
+) -> None:
+    """`compute_each` on a Dask cluster."""
+    from distributed import wait
+
+    futures = client.compute(list(tasks))
+    waiting = dict(zip(futures, range(len(tasks)), strict=True))
+    try:
+        while waiting:
+            try:
+                with client.as_current():  # it need not be the default one
+                    done = wait(list(waiting), timeout=deadline_s, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                raise silent from None
+            for future in done:
+                on_done(waiting.pop(future), future.result())
+    finally:
+        client.cancel(list(waiting))
+
+
+def _each_on_ray(
+    tasks: Sequence["Delayed"], on_done: Callable[[int, Any], None], deadline_s: float, silent: Exception
+) -> None:
+    """`compute_each` on Ray: persisted tasks are references to what they will return."""
+    import dask
+    import ray
+
+    kept = dask.persist(*tasks)
+    waiting = {dict(task.dask)[task.key]: index for index, task in enumerate(kept)}
+    try:
+        while waiting:
+            done, _ = ray.wait(list(waiting), timeout=deadline_s)
+            if not done:
+                raise silent
+            try:
+                result = ray.get(done[0])
+            except ray.exceptions.RayTaskError as error:
+                raise getattr(error, "cause", error) from None  # without Ray's own traceback in the message
+            on_done(waiting.pop(done[0]), result)
+    finally:
+        for reference in waiting:
+            ray.cancel(reference)

@@ -12,7 +12,10 @@ from skysom.jobs.cli_annotations import annotations_app
 from skysom.jobs.cli_choose import choose_command, reweight_command
 from skysom.jobs.cli_classify import classify_command
 from skysom.jobs.cli_cluster import cluster_app
+from skysom.jobs.cli_collate import collate_command
 from skysom.jobs.cli_doctor import doctor_command
+from skysom.jobs.cli_export_sources import export_sources_command
+from skysom.jobs.cli_join import join_app
 from skysom.jobs.cli_judge import grow_command, judge_command
 from skysom.jobs.cli_label import label_command
 from skysom.jobs.cli_options import (
@@ -41,6 +44,7 @@ from skysom.jobs.cli_options import (
 )
 from skysom.jobs.cli_pink import export_pink_command, import_pink_command, pink_command
 from skysom.jobs.cli_plan import plan_command
+from skysom.jobs.cli_why import why_command
 
 app = typer.Typer(
     help="Rotation- and flip-invariant self-organizing maps of astronomical surveys.\n\n"
@@ -254,6 +258,7 @@ def version() -> None:
 
 app.add_typer(cluster_app, name="cluster")
 app.add_typer(annotations_app, name="annotations")
+app.add_typer(join_app, name="join")
 app.command(
     "pink", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 )(pink_command)
@@ -264,6 +269,9 @@ app.command("choose")(choose_command)
 app.command("grow")(grow_command)
 app.command("judge")(judge_command)
 app.command("reweight")(reweight_command)
+app.command("collate")(collate_command)
+app.command("why")(why_command)
+app.command("export-sources")(export_sources_command)
 app.command("plan")(plan_command)
 app.command("doctor")(doctor_command)
 app.command("import-pink")(import_pink_command)

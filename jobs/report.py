@@ -11,7 +11,7 @@ import numpy as np
 from skysom.engine.lattice import lattice_from_dict
 from skysom.engine.reading.crops import central
 from skysom.engine.reading.u_matrix import u_matrix
-from skysom.jobs import report_data, report_figures, report_map, report_sections
+from skysom.jobs import report_data, report_figures, report_groups, report_map, report_sections
 from skysom.jobs.report_data import Content, MappingSummary
 from skysom.jobs.report_history import read_history
 from skysom.storage import place as places
@@ -82,6 +82,7 @@ def _gather(output: Place, survey: Survey, mapping: str, som: str, loader: Image
         "attrs": survey.attrs,
         "history": read_history(output / "history.jsonl", som, mapping),
         "catalogue_columns": _catalogue_columns(output / "catalogue.parquet"),
+        "groups": report_groups.read_groups(output),
     }
     mapped = mapping in survey.mapping_names()
     if som in survey.som_names():

@@ -7,7 +7,7 @@ needs no more memory than one of hundreds.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from skysom.jobs import report_figures as figures
 from skysom.jobs.report_history import History
 from skysom.storage.place import Place
 from skysom.storage.survey import Survey
+
+if TYPE_CHECKING:
+    from skysom.jobs.report_groups import GroupsContent
 
 BLOCK_ROWS = 65_536
 FINE_BINS = 2048
@@ -287,6 +290,7 @@ class Content:
     pictures: dict[int, np.ndarray] = field(default_factory=dict)
     worst: list[WorstMatch] = field(default_factory=list)
     worst_pictures: dict[int, np.ndarray] = field(default_factory=dict)
+    groups: "GroupsContent | None" = None
 
     @property
     def geometry(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from skysom.jobs import report_data, report_map, report_run, report_search
+from skysom.jobs import report_data, report_groups, report_map, report_run, report_search
 from skysom.jobs import report_figures as figures
 from skysom.jobs.report_data import Content, MappingSummary, QuarterTurns, quarter_turns
 from skysom.jobs.report_words import Section, as_float, duration, number, version
@@ -33,6 +33,8 @@ def all_sections(content: Content, config_text: str) -> list[Section]:
         found.append(Section("occupation", "Neighbourhoods", report_map.u_matrix(content)))
     if content.history.training and content.weights is not None and not content.published:
         found.append(_training(content))
+    if content.groups is not None:
+        found.append(report_groups.groups_section(content.groups))
     return [*found, report_run.failures(content), report_run.run_section(content, config_text)]
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from skysom.engine.collation.carried import Carried
 from skysom.engine.collation.groups import Groups
-from skysom.engine.collation.shapes import shapes
+from skysom.engine.collation.shapes import group_shapes
 from skysom.jobs.source_table_columns import BEST, SourceColumns
 from skysom.jobs.source_table_extra import extra_columns
 from skysom.jobs.source_table_hosts import Catalogues, data_columns, flag_columns, places_of, rows_needed, texts
@@ -121,8 +121,8 @@ def number_sources(table: pa.Table, smallest_rows: np.ndarray) -> pa.Table:
 
 
 def _shape_columns(ra: np.ndarray, dec: np.ndarray, starts: np.ndarray, group: np.ndarray) -> dict[str, Any]:
-    shape = shapes(ra, dec, starts)
-    several = shape.first != shape.second
+    shape = group_shapes(ra, dec, starts)
+    several = shape.size_arcsec > 0
     return {
         "size_arcsec": shape.size_arcsec,
         "position_angle_deg": np.where(several, shape.position_angle_deg, np.nan),

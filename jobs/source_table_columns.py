@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from skysom.engine.collation.actions import Action
+from skysom.engine.collation.actions import Action, built_in
 from skysom.jobs.errors import ConfigError
 from skysom.storage.table_export import described
 
@@ -22,6 +22,8 @@ EXTRA_TYPES = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bo
 """What a user's column may hold."""
 BEST = "best"
 """``redshift_of`` for the redshift of the best component."""
+_SUFFIXES = ("", "_union", "_count", "_rows", "_ids", "_separation_arcsec", "_ra_deg", "_dec_deg", "_rows_union")
+_SUFFIXES += ("_channels", "_channels_union")
 _ROWS, _TEXTS, _NUMBERS = pa.list_(pa.int64()), pa.list_(pa.string()), pa.list_(pa.float64())
 
 
@@ -62,8 +64,7 @@ class SourceColumns:
             raise ConfigError(f"{counts[0]} labels, {counts[1]} actions, {counts[2]} sets of channels; give one each")
         if self.redshift and self.redshift_of not in (BEST, *(self.labels[label] for label in self.data_labels)):
             raise ConfigError(
-                f"the redshift of {self.redshift_of!r} is asked for; give {BEST!r}, or a label whose action is "
-                "DATA_ATTACH"
+                f"the redshift of {self.redshift_of!r} is asked for; give {BEST!r}, or a label that attaches rows"
             )
         unknown = {name: kind for name, kind in self.extra_types.items() if kind not in EXTRA_TYPES}
         if unknown or (self.extra is None) != (not self.extra_types):
@@ -100,8 +101,10 @@ class SourceColumns:
 
     @cached_property
     def data_labels(self) -> tuple[int, ...]:
-        """Labels that attach rows of catalogues."""
-        return tuple(label for label, action in enumerate(self.actions) if action.data)
+        """Labels that attach rows of catalogues; those whose action is on data also where they are not drawn yet."""
+        return tuple(
+            label for label, action in enumerate(self.actions) if action.data or self.data_channels(label)
+        )
 
     @cached_property
     def flag_labels(self) -> tuple[int, ...]:
@@ -110,21 +113,40 @@ class SourceColumns:
 
     @cached_property
     def slugs(self) -> tuple[str, ...]:
-        """Of each label the text that its columns begin with: small letters, digits and underscores, all different."""
-        found: list[str] = []
+        """Of each label the text that its columns begin with: small letters, digits and underscores.
+
+        No column of a label, whatever its action, has the name of one of another label, of a flux, or that all have.
+        """
+        others = _FIXED_NAMES | {flux.name.casefold() for flux in self._flux_fields}
+        taken, found = set(others), []
         for label in self.labels:
             letters = unicodedata.normalize("NFKD", label.casefold()).encode("ascii", "ignore").decode()
             plain = re.sub(r"[^a-z0-9]+", "_", letters).strip("_")
-            slug = base = f"label_{plain}" if not plain or plain[0].isdigit() or plain in _FIXED_NAMES else plain
+            usable = plain and not plain[0].isdigit() and others.isdisjoint(_names(plain))
+            slug = base = plain if usable else f"label_{plain}"
             number = 2
-            while slug in found:
+            while not taken.isdisjoint(_names(slug)):
                 slug, number = f"{base}_{number}", number + 1
             found.append(slug)
+            taken |= _names(slug)
         return tuple(found)
 
+    def data_channels(self, label: int) -> tuple[int, ...]:
+        """Channels whose rows under a label are data of it.
+
+        All in which it is drawn where its action is on data; where it is a built-in one on nodes, such as LINK, those
+        whose catalogue is not the base, since only rows of the base are nodes.
+        """
+        action = self.actions[label]
+        if action.data:
+            return self.label_channels[label]
+        if action.nodes and built_in([action]):
+            return tuple(c for c in self.label_channels[label] if not self.base_channels[c])
+        return ()
+
     def many_channels(self, label: int) -> bool:
-        """Whether rows of a label may be of several catalogues."""
-        kinds = {0 if self.base_channels[c] else c for c in self.label_channels[label]}
+        """Whether rows that a label attaches may be of several catalogues."""
+        kinds = {0 if self.base_channels[c] else c for c in self.data_channels(label)}
         return len(kinds) > 1
 
     # --- schemas ----------------------------------------------------------------------------------
@@ -196,6 +218,11 @@ class SourceColumns:
         return fields
 
 
+def _names(slug: str) -> set[str]:
+    """All columns that a label may have."""
+    return {f"{slug}{suffix}" for suffix in _SUFFIXES}
+
+
 def _fields(*rows: Sequence[Any]) -> list[pa.Field]:
     return [described(*row) for row in rows]
 
@@ -222,7 +249,7 @@ _SHAPE = _fields(
 _MASK = _fields(
     ("representative", pa.int64(), "row of the base whose mask was used; -1: none was"),
     ("count", pa.int64(), "place of that row in the order of sources; -1: none", "", "meta.number"),
-    ("masks", pa.int32(), "masks whose links hold the source together", "", "meta.number"),
+    ("masks", pa.int32(), "masks whose edges, also to the source itself, lie in it", "", "meta.number"),
     ("neuron", pa.int32(), "neuron whose mask was used; -1: none"),
     ("distance", pa.float32(), "Euclidean distance of that row's image to the neuron", "", "stat.value"),
     ("neuron_labels", _TEXTS, "labels of the neuron", "", "meta.code.class"),

@@ -8,11 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from skysom.engine.collation.neighbours import positions_of_vectors, within_a_turn_deg
+
+from skysom.engine.errors import CollationError
+
 LARGEST_REDSHIFT = 1000.0
 _KNOTS = 4000
 _ROUNDING = 1e-6
 """Part of the last digit of a name by which a position may lie below it for its rounding alone."""
 _NAME = len("JHHMMSS.s+DDMMSS")
+_LARGEST_OFFSET = 2**31 - 1
+"""Bytes of text that one Arrow array of strings holds."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,11 @@ def positions(
         np.bincount(group, weights=weight * part, minlength=count)
         for part in (np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec))
     )
-    found_ra, found_dec = np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arctan2(z, np.hypot(x, y)))
+    found_ra, found_dec = positions_of_vectors(np.column_stack([x, y, z]))
     many, first = np.bincount(group[placed], minlength=count), _first(placed, group, count)
     taken = (many == 1) | ((many > 1) & (x * x + y * y + z * z < 1e-20))
-    found_ra[taken], found_dec[taken] = ra_deg[first[taken]] % 360.0, dec_deg[first[taken]]
+    found_ra[taken], found_dec[taken] = within_a_turn_deg(ra_deg[first[taken]]), dec_deg[first[taken]]
     found_ra[many == 0] = found_dec[many == 0] = np.nan
-    found_ra[found_ra == 360.0] = 0.0  # a remainder may round up to its divisor
     return Positions(found_ra, found_dec, weighted)
 
 
@@ -94,23 +99,34 @@ def names(ra_deg: np.ndarray, dec_deg: np.ndarray, prefix: str = "") -> pa.Array
     """Names (G,) such as J123456.7-012345, null where there is no position.
 
     Digits are cut off, not rounded, as the IAU asks of designations (cdsweb.u-strasbg.fr/Dic/iau-spec.html); what a
-    float64 of degrees cannot tell from a full digit counts as one.
+    float64 of degrees cannot tell from a full digit counts as one. The sign is that of the declination, also where
+    all its digits are 0.
+
+    Raises
+    ------
+    CollationError : more names than one array of strings holds, 2**31 bytes.
     """
+    width = len(prefix.encode()) + _NAME
+    if len(ra_deg) * width > _LARGEST_OFFSET:
+        raise CollationError(
+            f"{len(ra_deg):,} names of {width} bytes are more than one array holds, {_LARGEST_OFFSET:,} bytes; make "
+            "the table in parts, or shorten the prefix"
+        )
     ra, dec = np.nan_to_num(np.asarray(ra_deg, np.float64)), np.nan_to_num(np.asarray(dec_deg, np.float64))
     tenths = np.floor((ra % 360.0) * 2400 + _ROUNDING).astype(np.int64) % 864_000
     seconds = np.minimum(np.floor(np.abs(dec) * 3600 + _ROUNDING).astype(np.int64), 324_000)
-    text = np.empty((len(ra), len(prefix.encode()) + _NAME), np.uint8)
+    text = np.empty((len(ra), width), np.uint8)
     text[:, :-_NAME] = np.array(list(prefix.encode()), np.uint8)
     body = text[:, -_NAME:]
     body[:, 0], body[:, 7] = ord("J"), ord(".")
-    body[:, 9] = np.where(np.signbit(dec), ord("-"), ord("+"))
+    body[:, 9] = np.where(dec < 0, ord("-"), ord("+"))
     hours, rest = np.divmod(tenths, 36_000)
     minutes, rest = np.divmod(rest, 600)
     degrees, arcsec = np.divmod(seconds, 3600)
     for at, value in ((1, hours), (3, minutes), (5, rest // 10), (10, degrees), (12, arcsec // 60), (14, arcsec % 60)):
         body[:, at], body[:, at + 1] = ord("0") + value // 10, ord("0") + value % 10
     body[:, 8] = ord("0") + rest % 10
-    offsets = np.arange(len(ra) + 1, dtype=np.int32) * np.int32(text.shape[1])
+    offsets = np.arange(len(ra) + 1, dtype=np.int32) * np.int32(width)
     missing = ~(np.isfinite(ra_deg) & np.isfinite(dec_deg))
     array = pa.StringArray.from_buffers(len(ra), pa.py_buffer(offsets), pa.py_buffer(text.tobytes()))
     return array if not missing.any() else pc.if_else(pa.array(missing), pa.scalar(None, pa.string()), array)

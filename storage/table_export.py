@@ -199,6 +199,24 @@ def list_lengths(column: pa.Array) -> np.ndarray:
     return pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
+def listed_numbers(name: str, column: pa.Array) -> pa.Array:
+    """The numbers of a column of lists, one list after the other; missing ones as NaN.
+
+    Raises
+    ------
+    ExportError : whole numbers of which some are missing within a list: they have no NaN, and no place in arrays.
+    """
+    values = column.flatten()
+    if not values.null_count:
+        return values
+    if not pa.types.is_floating(values.type):
+        raise ExportError(
+            f"column {name!r} has lists of whole numbers of which {values.null_count} are missing; leave the missing "
+            "ones out of the lists, or convert them to floating point"
+        )
+    return pc.fill_null(values, float("nan"))
+
+
 def check_type(path: Place, field: pa.Field) -> None:
     """ExportError for a column that is neither numbers, truths or text nor lists of them."""
     kind = field.type.value_type if is_list(field.type) else field.type

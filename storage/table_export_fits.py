@@ -18,7 +18,16 @@ from astropy.io import fits
 
 from skysom.storage.fits_export import ExportError
 from skysom.storage.place import Place
-from skysom.storage.table_export import COPY_BYTES, Rows, check_type, is_list, joined_texts, list_lengths, text_of
+from skysom.storage.table_export import (
+    COPY_BYTES,
+    Rows,
+    check_type,
+    is_list,
+    joined_texts,
+    list_lengths,
+    listed_numbers,
+    text_of,
+)
 
 BLOCK = 2880
 MOST_COLUMNS = 999
@@ -33,13 +42,19 @@ _DTYPES = {"I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "L": "u1"
 
 @dataclass
 class _Column:
-    """A column and what a look at all rows finds: rows, entries of its longest text or list and of all of them."""
+    """A column and what a look at all rows finds.
+
+    rows; entries of its longest text or list and of all of them; of whole numbers and truths whether some are missing,
+    and of whole numbers whether one is `null`.
+    """
 
     field: pa.Field
     code: str
     rows: int = 0
     longest: int = 0
     entries: int = 0
+    missing: bool = False
+    least: bool = False
 
     @property
     def on_heap(self) -> bool:
@@ -57,7 +72,7 @@ class _Column:
 
     @property
     def null(self) -> int | None:
-        """What stands for a missing whole number: the least of its type."""
+        """What stands for a missing whole number, where some are missing: the least of its type."""
         return int(np.iinfo(_DTYPES[self.code]).min) if self.code in "IJK" else None
 
 
@@ -66,7 +81,8 @@ def write_fits(rows: Rows, stream: BinaryIO) -> int:
 
     Raises
     ------
-    ExportError : a column that FITS cannot hold, or too many.
+    ExportError : a column that FITS cannot hold, or too many; whole numbers of which some are missing and one is the
+        least of its type, which stands for them, or of which some are missing within lists.
     """
     columns = _columns(rows.path, rows.schema)
     count = 0
@@ -74,6 +90,12 @@ def write_fits(rows: Rows, stream: BinaryIO) -> int:
         count += len(batch)
         for column in columns:
             _look(column, batch[column.field.name])
+    for column in columns:
+        if column.missing and column.least:
+            raise ExportError(
+                f"{rows.path}: column {column.field.name!r} has missing numbers, for which {column.null} stands in FITS, "
+                "and that number, too; give the missing ones a value of their own, or write a VOTable"
+            )
     heap_bytes = sum(column.heap_bytes for column in columns)
     wide = heap_bytes > LARGEST_OFFSET
     dtype = np.dtype([(f"f{i}", _row_type(column, wide)) for i, column in enumerate(columns)])
@@ -103,14 +125,17 @@ def _columns(path: Place, schema: pa.Schema) -> list[_Column]:
 
 
 def _look(column: _Column, values: pa.Array) -> None:
-    """Take note of how long its texts or lists are, and whether truths are missing."""
+    """Take note of how long its texts or lists are, and of what is missing."""
     column.rows += len(values)
+    column.missing |= values.null_count > 0
     if column.code == "L" and values.null_count:
         column.code = "I"
     elif column.code == "A":
         _count(column, pc.fill_null(pc.binary_length(_ascii(values)), 0).to_numpy(zero_copy_only=False))
     elif is_list(values.type):
         _count(column, list_lengths(values))
+    elif pa.types.is_signed_integer(values.type):
+        column.least |= pc.min(values).as_py() == column.null
 
 
 def _count(column: _Column, lengths: np.ndarray) -> None:
@@ -144,7 +169,7 @@ def _header(columns: list[_Column], count: int, row_bytes: int, heap_bytes: int,
         for key, text in cards.items():
             if text:
                 header[f"{key}{number}"] = text.encode("ascii", "backslashreplace").decode()
-        if column.null is not None and not column.on_heap:
+        if column.null is not None and column.missing and not column.on_heap:
             header[f"TNULL{number}"] = column.null
     return header
 
@@ -172,7 +197,7 @@ def _heap_content(column: _Column, values: pa.Array) -> tuple[np.ndarray, bytes]
         texts = pc.fill_null(_ascii(values), "")
         lengths = pc.binary_length(texts).to_numpy(zero_copy_only=False).astype(np.int64)
         return lengths, "".join(texts.to_pylist()).encode("ascii")
-    return list_lengths(values), _numbers(column, values.flatten()).tobytes()
+    return list_lengths(values), _numbers(column, listed_numbers(column.field.name, values)).tobytes()
 
 
 def _numbers(column: _Column, values: pa.Array) -> np.ndarray:

@@ -140,8 +140,8 @@ def _outlines(batch: pa.RecordBatch, members: Members) -> Iterator[str]:
     """A line of text a source."""
     found = ellipses(_numbers(batch, "ra_deg"), _numbers(batch, "dec_deg"), members)
     numbers = zip(*(getattr(found, field.name).tolist() for field in fields(found)), strict=True)
-    described = zip(batch["name"].to_pylist(), batch["components"].to_pylist(), numbers, strict=True)
-    for name, count, (ra, dec, long, short, angle) in described:
+    entries = zip(batch["name"].to_pylist(), batch["components"].to_pylist(), numbers, strict=True)
+    for name, count, (ra, dec, long, short, angle) in entries:
         if count == 1:
             yield f'circle({ra:.7f},{dec:.7f},{long:.2f}") # text={{{name}}}\n'
         else:  # DS9 counts from the first axis, which points west, by north to east

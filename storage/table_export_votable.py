@@ -1,6 +1,7 @@
 """A Parquet table as a VOTable 1.4 (IVOA Recommendation) with TABLEDATA: text made a column at a time, in one pass.
 
-An empty cell is a missing value, as the standard says since 1.3; lists are arrays of any length.
+An empty cell is a missing value, as the standard says since 1.3; lists are arrays of any length, in which missing
+numbers are NaN.
 """
 
 from typing import BinaryIO
@@ -9,7 +10,8 @@ from xml.sax.saxutils import escape, quoteattr
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skysom.storage.table_export import Rows, check_type, is_list, is_text, joined_texts, text_of
+from skysom.storage.fits_export import ExportError
+from skysom.storage.table_export import Rows, check_type, is_list, is_text, joined_texts, listed_numbers, text_of
 
 _TYPES = {pa.int8(): "short", pa.int16(): "short", pa.uint8(): "unsignedByte", pa.int32(): "int", pa.uint16(): "int"}
 _TYPES |= {pa.int64(): "long", pa.uint32(): "long", pa.uint64(): "long", pa.bool_(): "boolean"}
@@ -24,7 +26,7 @@ def write_votable(rows: Rows, stream: BinaryIO) -> int:
 
     Raises
     ------
-    ExportError : a column that it cannot hold.
+    ExportError : a column that it cannot hold, whole numbers beyond 64 bits with a sign or missing within lists.
     """
     schema = rows.schema
     for field in schema:
@@ -33,7 +35,7 @@ def write_votable(rows: Rows, stream: BinaryIO) -> int:
     count = 0
     for batch in filter(len, rows.batches()):
         count += len(batch)
-        cells = [_cells(batch[name]) for name in schema.names]
+        cells = [_cells(name, batch[name]) for name in schema.names]
         lines = pc.binary_join_element_wise(*cells, "</TD><TD>")
         stream.write("".join(f"<TR><TD>{line}</TD></TR>\n" for line in lines.to_pylist()).encode())
     stream.write(b"</TABLEDATA></DATA>\n</TABLE>\n</RESOURCE>\n</VOTABLE>\n")
@@ -62,20 +64,25 @@ def _head(schema: pa.Schema) -> str:
     return "\n".join([*lines, "<DATA><TABLEDATA>\n"])
 
 
-def _cells(column: pa.Array) -> pa.Array:
+def _cells(name: str, column: pa.Array) -> pa.Array:
     """Content of the cells (n,) of a column as text."""
     if is_text(column.type):
         return _escaped(joined_texts(column) if is_list(column.type) else pc.fill_null(column, ""))
     if is_list(column.type):
-        values = _numerals(column.flatten())
+        values = _numerals(name, listed_numbers(name, column))
         lengths = pc.fill_null(pc.list_value_length(column), 0)
         offsets = pc.cumulative_sum(pa.concat_arrays([pa.array([0], pa.int32()), lengths]))
         return pc.binary_join(pa.ListArray.from_arrays(offsets, values), " ")
-    return _numerals(column)
+    return _numerals(name, column)
 
 
-def _numerals(column: pa.Array) -> pa.Array:
+def _numerals(name: str, column: pa.Array) -> pa.Array:
     """Numbers and truths as VOTable writes them, "" where missing."""
+    if pa.types.is_uint64(column.type):
+        try:
+            column = column.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise ExportError(f"column {name!r} holds numbers beyond those of VOTable ({error})") from error
     texts = pc.fill_null(column.cast(pa.string()), "")
     if pa.types.is_boolean(column.type):
         return pc.replace_substring(pc.replace_substring(texts, "true", "T"), "false", "F")

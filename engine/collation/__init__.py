@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from skysom.engine.collation.groups import Corrections, Groups
     from skysom.engine.collation.islands import Islands, touching
     from skysom.engine.collation.mask_words import label_planes, mask_bits, mask_reach_arcsec
-    from skysom.engine.collation.neighbours import neighbour_pairs, separations_arcsec, unit_vectors
+    from skysom.engine.collation.neighbours import (
+        angle_of_chord_arcsec,
+        neighbour_pairs,
+        positions_of_vectors,
+        separations_arcsec,
+        unit_vectors,
+    )
     from skysom.engine.collation.offsets import (
         mask_pixel,
         neuron_offsets,
@@ -35,7 +41,7 @@ if TYPE_CHECKING:
         carried_of_channel,
         project,
     )
-    from skysom.engine.collation.shapes import Shapes
+    from skysom.engine.collation.shapes import Shapes, group_shapes, ranked_by_separation
     from skysom.engine.collation.sky_boxes import SkyBoxes, partition_sky
 
 _HOMES = {
@@ -51,11 +57,13 @@ _HOMES = {
     "Shapes": "shapes",
     "SkyBoxes": "sky_boxes",
     "actions_for": "actions",
+    "angle_of_chord_arcsec": "neighbours",
     "attached_rows": "evidence",
     "bits_of_offsets": "projection",
     "carried_bits": "projection",
     "carried_of_channel": "projection",
     "group": "grouping",
+    "group_shapes": "shapes",
     "label_flags": "evidence",
     "label_planes": "mask_words",
     "mapping_frames": "orientation",
@@ -67,8 +75,10 @@ _HOMES = {
     "partition_sky": "sky_boxes",
     "pixel_offsets": "offsets",
     "pixel_offsets_of_wcs": "offsets",
+    "positions_of_vectors": "neighbours",
     "prepared_pixel_scale": "orientation",
     "project": "projection",
+    "ranked_by_separation": "shapes",
     "separations_arcsec": "neighbours",
     "sky_offsets_arcsec": "offsets",
     "touching": "islands",
@@ -90,11 +100,13 @@ __all__ = [
     "Shapes",
     "SkyBoxes",
     "actions_for",
+    "angle_of_chord_arcsec",
     "attached_rows",
     "bits_of_offsets",
     "carried_bits",
     "carried_of_channel",
     "group",
+    "group_shapes",
     "label_flags",
     "label_planes",
     "mapping_frames",
@@ -106,8 +118,10 @@ __all__ = [
     "partition_sky",
     "pixel_offsets",
     "pixel_offsets_of_wcs",
+    "positions_of_vectors",
     "prepared_pixel_scale",
     "project",
+    "ranked_by_separation",
     "separations_arcsec",
     "sky_offsets_arcsec",
     "touching",

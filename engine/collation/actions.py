@@ -21,13 +21,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from skysom.engine.collation.carried import MOST_LABELS
 from skysom.engine.errors import CollationError
 
 if TYPE_CHECKING:
     from skysom.engine.collation.island_views import IslandView
-
-MOST_LABELS = 64
-"""Labels are bits of 64-bit words."""
 
 CarriedRows = Mapping[int, tuple[int, ...]]
 """Rows under a label of a source's mask by channel, ascending; channels without any are left out."""

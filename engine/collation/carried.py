@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 from skysom.engine.errors import CollationError
 
+MOST_LABELS = 64
+"""Labels are bits of 64-bit words: of ``bits``, of a pixel of a mask, of an action."""
+
 _TYPES = {
     "source": np.int64,
     "channel": np.int8,
@@ -82,12 +85,15 @@ class Carried:
         return self if order is None else self.take(order)
 
     def take(self, index: npt.ArrayLike) -> "Carried":
-        """The pairs at ``index`` (positions, a mask or a slice), in that order."""
+        """The pairs at ``index`` (positions, a mask or a slice), in that order.
+
+        That they are still sorted, and each there once, is the caller's business: nothing is checked.
+        """
         where = index if isinstance(index, slice) else np.asarray(index)
         return Carried(*(getattr(self, field.name)[where] for field in fields(self)))
 
     def of_sources(self, rows: npt.ArrayLike) -> "Carried":
-        """The pairs whose source is among ``rows`` (k,) int; order kept."""
+        """The pairs whose source is among ``rows`` (k,) int; in the order they have here, which is the caller's."""
         return self.take(np.isin(self.source, np.asarray(rows, np.int64)))
 
 

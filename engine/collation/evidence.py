@@ -13,6 +13,7 @@ from skysom.engine.collation.actions import Action, built_in
 from skysom.engine.collation.carried import Carried
 from skysom.engine.collation.groups import Groups
 from skysom.engine.collation.islands import base_flags
+from skysom.engine.errors import CollationError
 
 NO_FLAG = -1
 """Where no flag was set; else 0 for false and 1 for true."""
@@ -84,6 +85,10 @@ def attached_rows(
 
     DATA_ATTACH attaches what lies under the label, in all channels; actions on nodes attach the rows of catalogues that
     are not base; a user's action what it gave; others nothing.
+
+    Raises
+    ------
+    CollationError : a label without an action, a pair of a channel that is not among ``base_channels`` (C,).
     """
     from skysom.engine.collation.evidence_kernels import collect
 
@@ -103,6 +108,10 @@ def label_flags(groups: Groups, carried: Carried, label: int, actions: Sequence[
 
     TRUE_ATTACH, FLAG and RESOLVE say true and FALSE_ATTACH says false where a row lies under the label (the peer sets
     FLAG and RESOLVE everywhere); a user's action says what it gave; others nothing.
+
+    Raises
+    ------
+    CollationError : a label without an action.
     """
     own = _flags_of(groups, groups.evidence_source, carried, label, actions)
     group = np.repeat(np.arange(len(groups)), np.diff(groups.evidence_starts))
@@ -142,6 +151,12 @@ def _pairs_of(carried: Carried, source: np.ndarray) -> tuple[np.ndarray, np.ndar
     return begin, end
 
 
+def _action_of(label: int, actions: Sequence[Action]) -> Action:
+    if not 0 <= label < len(actions):
+        raise CollationError(f"label {label} has no action, there are {len(actions)}; give 0 to {len(actions) - 1}")
+    return actions[label]
+
+
 def _under(carried: Carried, label: int) -> Carried:
     return carried.take((carried.bits >> np.uint64(label)) & np.uint64(1) != 0)
 
@@ -154,12 +169,12 @@ def _data_of(
     base_channels: Sequence[bool] | np.ndarray,
 ) -> Carried:
     """The carried pairs whose row is data of a label."""
-    action = actions[label]
+    action, base = _action_of(label, actions), base_flags(carried, base_channels)
     under = _under(carried, label)
     if built_in([action]):
         if action.data:
             return under
-        return under.take(~base_flags(carried, base_channels)[under.channel] & action.nodes)
+        return under.take(~base[under.channel] & action.nodes)
     given = groups.user_data[groups.user_data[:, 1] == label]
     wanted = Carried(given[:, 0], given[:, 2], given[:, 3], np.zeros(len(given)), np.zeros(len(given)))
     both = np.concatenate([np.stack([c.source, c.channel, c.row], axis=1) for c in (under, wanted)])
@@ -171,7 +186,7 @@ def _flags_of(
     groups: Groups, source: np.ndarray, carried: Carried, label: int, actions: Sequence[Action]
 ) -> np.ndarray:
     """The flag (k,) int8 of a label that the masks of ``source`` (k,) set."""
-    action, found = actions[label], np.full(len(source), NO_FLAG, np.int8)
+    action, found = _action_of(label, actions), np.full(len(source), NO_FLAG, np.int8)
     if not action.flag:
         return found
     if built_in([action]):

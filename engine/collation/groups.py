@@ -123,9 +123,9 @@ class Corrections:
                 raise CollationError(f"the rows {list(rows)} are to be put together; name at least two different ones")
 
     def pairs(self) -> np.ndarray:
-        """(h, 2) int64, rows that are joined by hand and so tie their islands together."""
+        """(h, 2) int64, rows that are joined by hand and so tie their islands together; sorted, each pair once."""
         chains = [sorted(set(rows)) for rows in self.together]
-        return np.array([p for rows in chains for p in pairwise(rows)], np.int64).reshape(-1, 2)
+        return np.array(sorted({p for rows in chains for p in pairwise(rows)}), np.int64).reshape(-1, 2)
 
     def rows(self) -> np.ndarray:
         """All rows named, (k,) int64, sorted and each once."""
@@ -138,13 +138,13 @@ class Corrections:
         ------
         CollationError : a set of which only a part is among ``rows``.
         """
-        known = np.asarray(rows, np.int64)
-        inside = np.isin(self.pairs(), known)
+        known, pairs = np.asarray(rows, np.int64), self.pairs()
+        inside = np.isin(pairs, known)
         if (inside[:, 0] != inside[:, 1]).any():
-            pair = self.pairs()[np.argmax(inside[:, 0] != inside[:, 1])]
+            pair = pairs[np.argmax(inside[:, 0] != inside[:, 1])]
             raise CollationError(
                 f"rows {pair[0]} and {pair[1]} are to be put together, but only one is among the {len(known)} rows "
                 "that are grouped here; tie their islands by `Corrections.pairs`"
             )
         apart = np.array(self.apart, np.int64)
-        return self.pairs()[inside.all(axis=1)], np.unique(apart[np.isin(apart, known)])
+        return pairs[inside.all(axis=1)], np.unique(apart[np.isin(apart, known)])

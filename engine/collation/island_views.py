@@ -96,7 +96,8 @@ class EffectsOfSources:
 
         Raises
         ------
-        CollationError : an effect with rows that do not lie under the label, or of a kind that its action denies.
+        CollationError : an action of a user that fails or returns no `Effect`; an effect with rows that do not lie
+            under the label, or of a kind that its action denies.
         """
         first, last = np.searchsorted(self._source, [source, source + 1])
         columns = [column[first:last].tolist() for column in self._columns]
@@ -109,8 +110,10 @@ class EffectsOfSources:
                 if bits >> label & 1:
                     found.setdefault(channel, []).append(row)
             rows = MappingProxyType({channel: tuple(under) for channel, under in found.items()})
-            effect = action.act(view, source, rows) if rows or not trusted else NOTHING
-            effects.append(effect if trusted else _checked(action, effect, source, rows, self._base))
+            if trusted:
+                effects.append(action.act(view, source, rows) if rows else NOTHING)
+            else:
+                effects.append(_effect_of_user(action, view, source, rows, self._base))
         return effects
 
 
@@ -122,6 +125,26 @@ def _islands(rows: np.ndarray, source: np.ndarray, target: np.ndarray) -> dict[i
     for row, root in zip(rows.tolist(), islands.roots().tolist(), strict=True):
         found.setdefault(root, []).append(row)
     return {row: island for island in map(tuple, found.values()) for row in island}
+
+
+def _effect_of_user(
+    action: Action, view: IslandView, source: int, rows: CarriedRows, base_channels: tuple[int, ...]
+) -> Effect:
+    """What a user's action wants done, checked; whatever goes wrong in it is a CollationError that says where."""
+    try:
+        effect = action.act(view, source, rows)
+        if not isinstance(effect, Effect):
+            raise CollationError(
+                f"the action {action.name} returns {effect!r} for source {source}, not an Effect; return Effect(), with "
+                "what is to be done"
+            )
+        return _checked(action, effect, source, rows, base_channels)
+    except CollationError:
+        raise
+    except Exception as error:
+        raise CollationError(
+            f"the action {action.name} fails on source {source}: {type(error).__name__}: {error}; correct it"
+        ) from error
 
 
 def _checked(action: Action, effect: Effect, source: int, rows: CarriedRows, base_channels: tuple[int, ...]) -> Effect:

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from skysom.engine.collation.carried import MOST_LABELS
 from skysom.engine.collation.offsets import mask_pixel, scales
 from skysom.engine.errors import CollationError
-
-MAX_LABELS = 64
-"""Bits of a pixel's word."""
 
 
 def label_planes(planes: np.ndarray, labels: int) -> np.ndarray:
@@ -20,9 +18,9 @@ def label_planes(planes: np.ndarray, labels: int) -> np.ndarray:
     CollationError : more than 64 labels, or planes whose words do not hold them.
     """
     planes = np.asarray(planes)
-    if labels > MAX_LABELS:
+    if labels > MOST_LABELS:
         raise CollationError(
-            f"the annotations have {labels} labels; at most {MAX_LABELS} can be projected: take unused ones out"
+            f"the annotations have {labels} labels; at most {MOST_LABELS} can be projected: take unused ones out"
         )
     if planes.ndim != 5 or planes.dtype != np.uint8 or planes.shape[-1] * 8 < labels:
         raise CollationError(

@@ -52,6 +52,26 @@ def unit_vectors(ra_deg: npt.ArrayLike, dec_deg: npt.ArrayLike) -> np.ndarray:
     return np.asarray(s2c(ra * (math.pi / 180), dec * (math.pi / 180)))
 
 
+def positions_of_vectors(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Right ascension in [0, 360) and declination (n,) float64 degrees of vectors (n, 3) of any length.
+
+    The inverse of `unit_vectors`, and the direction of a sum or a mean of its vectors. Both are 0 for a vector of
+    length 0, and NaN for one that is NaN.
+
+    Raises
+    ------
+    CollationError : an array that is not (n, 3).
+    """
+    x, y, z = np.ascontiguousarray(_checked(vectors).T)
+    return within_a_turn_deg(np.degrees(np.arctan2(y, x))), np.degrees(np.arctan2(z, np.hypot(x, y)))
+
+
+def within_a_turn_deg(angle_deg: np.ndarray) -> np.ndarray:
+    """Angles of any turn (n,), degrees, in [0, 360): a remainder may round up to its divisor, which is 0 here."""
+    found = np.asarray(angle_deg, np.float64) % 360.0
+    return np.where(found == 360.0, 0.0, found)
+
+
 def neighbour_pairs(base: np.ndarray, other: np.ndarray, limit_arcsec: float) -> tuple[np.ndarray, np.ndarray]:
     """All pairs of a base row and another row at most ``limit_arcsec`` apart, as astropy's search_around_sky has them.
 
@@ -84,14 +104,31 @@ def neighbour_pieces(
     """`neighbour_pairs` in pieces, so that memory is bounded: each base row is in one of them, each piece is sorted.
 
     A piece is a patch of the sky of at most ``rows`` base rows. It has at most ``pairs`` pairs, or a single row, as far
-    as a sample of its rows can tell: a crowd about fewer than `SAMPLED_ROWS` of them may be missed. Arguments and
-    errors as there.
+    as a sample of its rows can tell: a crowd about fewer than `SAMPLED_ROWS` of them may be missed.
+
+    Parameters
+    ----------
+    base, other, limit_arcsec : as there. rows, pairs : bounds of a piece, at least 1.
+
+    Yields
+    ------
+    (base_index, other_index) : (P,) int64 each, sorted by base, then by other; pieces without pairs are left out.
+
+    Raises
+    ------
+    CollationError : arrays that are not (n, 3), a limit out of range; that of ``other`` at once, others with the first
+        piece.
     """
     return NeighbourSearch(other).pieces(base, limit_arcsec, rows=rows, pairs=pairs)
 
 
 class NeighbourSearch:
-    """A catalogue in which neighbours are looked for more than once; other : (m, 3) float64 unit vectors."""
+    """A catalogue in which neighbours are looked for more than once; other : (m, 3) float64 unit vectors.
+
+    Raises
+    ------
+    CollationError : an array that is not (m, 3).
+    """
 
     def __init__(self, other: np.ndarray) -> None:
         from scipy.spatial import cKDTree
@@ -102,7 +139,16 @@ class NeighbourSearch:
     def pieces(
         self, base: np.ndarray, limit_arcsec: float, *, rows: int = PIECE_ROWS, pairs: int = PIECE_PAIRS
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`neighbour_pieces` of a base (n, 3) in this catalogue."""
+        """`neighbour_pieces` of a base (n, 3) float64 in this catalogue.
+
+        Yields
+        ------
+        (base_index, other_index) : (P,) int64 each, sorted by base, then by other; pieces without pairs are left out.
+
+        Raises
+        ------
+        CollationError : with the first piece: a base that is not (n, 3), a limit that is not 0 to 648,000 arcsec.
+        """
         from scipy.spatial import cKDTree
 
         chord = _chord(limit_arcsec)
@@ -131,10 +177,14 @@ class NeighbourSearch:
 def separations_arcsec(
     base: np.ndarray, other: np.ndarray, base_index: np.ndarray, other_index: np.ndarray
 ) -> np.ndarray:
-    """Great-circle separations (P,) float64 of pairs of unit vectors (n, 3) and (m, 3): 2 arcsin(chord / 2)."""
+    """Great-circle separations (P,) float64 of pairs of unit vectors (n, 3) and (m, 3), as `angle_of_chord_arcsec`."""
     difference = other[other_index] - base[base_index]
-    chord = np.sqrt((difference**2).sum(axis=1))
-    return 2 * RADIAN_ARCSEC * np.arcsin(np.minimum(chord / 2, 1))
+    return angle_of_chord_arcsec(np.sqrt((difference**2).sum(axis=1)))
+
+
+def angle_of_chord_arcsec(chord: np.ndarray) -> np.ndarray:
+    """Angle between unit vectors a chord (P,) float64 apart, 2 arcsin(chord / 2); a chord rounded above 2 is 2."""
+    return np.asarray(2 * RADIAN_ARCSEC * np.arcsin(np.minimum(np.asarray(chord, np.float64) / 2, 1)))
 
 
 def _within(found: np.ndarray, base: np.ndarray, other: np.ndarray, chord: float) -> tuple[np.ndarray, np.ndarray]:
@@ -156,12 +206,17 @@ def _sorted(base_index: np.ndarray, other_index: np.ndarray) -> tuple[np.ndarray
 
 def _usable(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The rows that are not NaN, and their numbers."""
-    vectors = np.asarray(vectors, np.float64)
-    if vectors.ndim != 2 or vectors.shape[1] != 3:
-        raise CollationError(f"unit vectors have shape {vectors.shape}; give (n, 3), as unit_vectors makes them")
+    vectors = _checked(vectors)
     usable = np.isfinite(vectors).all(axis=1)
     rows = np.flatnonzero(usable)
     return (vectors if len(rows) == len(vectors) else vectors[rows]), rows
+
+
+def _checked(vectors: np.ndarray) -> np.ndarray:
+    vectors = np.asarray(vectors, np.float64)
+    if vectors.ndim != 2 or vectors.shape[1] != 3:
+        raise CollationError(f"unit vectors have shape {vectors.shape}; give (n, 3), as unit_vectors makes them")
+    return vectors
 
 
 def _chord(limit_arcsec: float) -> float:

@@ -40,7 +40,8 @@ def pixel_offsets(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Offsets x, y in pixels of an image whose columns grow to the west and rows to the north.
 
-    pixel_scale_arcsec : arcsec a pixel, one number or (x, y).
+    pixel_scale_arcsec : arcsec a pixel, one number or (x, y). Two that differ are those along west and north, and so
+        right only for images that are not turned on the sky (`Frames.seen_through` turns what was scaled).
 
     Raises
     ------

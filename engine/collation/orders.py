@@ -57,7 +57,12 @@ def area_ratio(
 
 
 def random(rows: int, seed: int, *, sources: np.ndarray | None = None) -> np.ndarray:
-    """Rank by the random number of every row: row i has the i-th of ``seed``, however many rows there are."""
+    """Rank by the random number of every row: row i has the i-th of ``seed``, however many rows there are.
+
+    Raises CollationError for rows or a seed below 0, and where lengths differ.
+    """
+    if rows < 0 or seed < 0:
+        raise CollationError(f"a random order of {rows} rows with seed {seed} cannot be drawn; give both from 0")
     values = np.random.default_rng([seed, RANDOM_PURPOSE]).random(rows)
     return _rank([values], _usable(rows, None, sources))
 

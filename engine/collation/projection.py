@@ -113,6 +113,9 @@ class Frames:
         rotation_rad, mirrored : (n,), or one for all, as `skysom.engine.collation.orientation` finds them. A turn by r
         and a mirror, then a turn by a and the flip f, are a turn by r + a and f, or mirrored by r - a and 1 - f.
 
+        Offsets are scaled before they are turned. Scales that differ in x and y are therefore right only for images
+        that are not turned; elsewhere the pixels have to be square.
+
         Raises
         ------
         CollationError : a rotation that is not finite of a row that has a neuron.
@@ -160,7 +163,8 @@ def project(
     Arguments and errors as there.
     """
     centres, others = unit_vectors(centre_ra_deg, centre_dec_deg), unit_vectors(ra_deg, dec_deg)
-    _check_pairs(len(centres), frames)
+    _check_frames(len(centres), frames)
+    base_index, other_index = _checked_pairs(base_index, len(centres), other_index, len(others))
     east, north = offsets_of_vectors(centres[base_index], others[other_index])
     x, y = pixel_offsets(east, north, pixel_scale_arcsec)
     turned = frames.take(base_index)
@@ -203,10 +207,12 @@ def carried_bits(
 
     Raises
     ------
-    CollationError : a neuron that the planes do not have, planes or a scale of another kind, other lengths.
+    CollationError : a neuron that the planes do not have, planes or a scale of another kind, other lengths, a row that
+        there is not.
     """
     centres, others = unit_vectors(centre_ra_deg, centre_dec_deg), unit_vectors(ra_deg, dec_deg)
-    return _Projection(centres, frames, planes, pixel_scale_arcsec, float32_angles)(others, base_index, other_index)
+    projection = _Projection(centres, frames, planes, pixel_scale_arcsec, float32_angles)
+    return projection(others, *_checked_pairs(base_index, len(centres), other_index, len(others)))
 
 
 def bits_of_offsets(
@@ -226,10 +232,14 @@ def bits_of_offsets(
 
     check_planes(planes, frames.neuron)
     cosine, sine = cosine_sine(frames.angle_rad, float32_angles)
-    index = np.ascontiguousarray(base_index, np.int64)
+    index = _checked_index("base_index", base_index, len(frames))
+    offsets = [np.ascontiguousarray(values, np.float64) for values in (x, y)]
+    if not offsets[0].shape == offsets[1].shape == index.shape:
+        raise CollationError(
+            f"offsets x {offsets[0].shape} and y {offsets[1].shape} are of rows {index.shape}; give one of each a pair"
+        )
     bits = np.empty(len(index), np.uint64)
     upright = np.where(frames.flip == 1, -1.0, 1.0)
-    offsets = (np.ascontiguousarray(values, np.float64) for values in (x, y))
     kernels.bits_of_offsets(*offsets, index, frames.neuron, cosine, sine, upright, np.ascontiguousarray(planes), bits)
     return bits
 
@@ -260,16 +270,24 @@ def carried_of_channel(
     base_rows : (n,) int64, row numbers of the sources, and other_rows : (m,) int64 of the neighbours; each once.
     reach_arcsec : (N,), how far the mask of each neuron reaches, from `mask_reach_arcsec`: neighbours further away are
         not looked for, which saves time where few neurons reach far and changes nothing else.
-    Others, and errors : as `carried_bits` and `neighbour_pairs` have them.
+    Others : as `carried_bits` and `neighbour_pairs` have them.
+
+    Raises
+    ------
+    CollationError : what these two raise; numbers of rows or reaches that are not one each a position or a neuron.
     """
     base_rows, other_rows = np.asarray(base_rows, np.int64), np.asarray(other_rows, np.int64)
     centres, others = unit_vectors(centre_ra_deg, centre_dec_deg), unit_vectors(ra_deg, dec_deg)
+    _check_lengths("row numbers of sources", base_rows, "positions of sources", len(centres))
+    _check_lengths("row numbers of neighbours", other_rows, "positions of neighbours", len(others))
     projection = _Projection(centres, frames, planes, pixel_scale_arcsec, float32_angles)
     sources = np.flatnonzero(frames.neuron >= 0)
     classes: Iterable[tuple[np.ndarray, float]] = [(sources, limit_arcsec)]
     if reach_arcsec is not None:
         check_limit(limit_arcsec)
-        classes = _by_reach(sources, np.asarray(reach_arcsec)[frames.neuron[sources]], limit_arcsec)
+        reach_arcsec = np.asarray(reach_arcsec, np.float64)
+        _check_lengths("reaches", reach_arcsec, "neurons", len(planes))
+        classes = _by_reach(sources, reach_arcsec[frames.neuron[sources]], limit_arcsec)
     search, parts = NeighbourSearch(others), []
     for members, limit in classes:
         for index, other_index in search.pieces(centres[members], limit):
@@ -302,7 +320,7 @@ class _Projection:
         pixel_scale_arcsec: float | Sequence[float],
         float32_angles: bool,
     ) -> None:
-        _check_pairs(len(centres), frames)
+        _check_frames(len(centres), frames)
         check_planes(planes, frames.neuron)
         self.centres, self.frames, self.planes = centres, frames, np.ascontiguousarray(planes)
         self.axes = np.column_stack(tangent_axes(centres))
@@ -311,11 +329,14 @@ class _Projection:
         self.scale = np.array([*scales(pixel_scale_arcsec), RADIAN_ARCSEC])
 
     def __call__(self, others: np.ndarray, base_index: np.ndarray, other_index: np.ndarray) -> np.ndarray:
-        """Bits (P,) uint64 of pairs of base rows and rows of ``others`` (m, 3)."""
+        """Bits (P,) uint64 of pairs of base rows and rows of ``others`` (m, 3), (P,) int64 each.
+
+        The indices are not checked, and the kernel reads wherever they point.
+        """
         from skysom.engine.collation import projection_kernels as kernels
 
-        pairs: tuple[Any, ...] = tuple(np.ascontiguousarray(index, np.int64) for index in (base_index, other_index))
-        bits = np.empty(len(pairs[0]), np.uint64)
+        bits = np.empty(len(base_index), np.uint64)
+        pairs: tuple[Any, ...] = (np.ascontiguousarray(base_index), np.ascontiguousarray(other_index))
         turn = (self.frames.neuron, self.cosine, self.sine, self.upright)
         kernels.bits_of_pairs(
             self.centres, self.axes, others, *pairs, *turn, self.scale, SERIES, SMALL, self.planes, bits
@@ -326,6 +347,34 @@ class _Projection:
 # --- parts ----------------------------------------------------------------------------------------
 
 
-def _check_pairs(rows: int, frames: Frames) -> None:
+def _check_frames(rows: int, frames: Frames) -> None:
     if len(frames) != rows:
         raise CollationError(f"there are frames of {len(frames)} rows for {rows} positions; give one a base row")
+
+
+def _check_lengths(name: str, values: np.ndarray, of: str, wanted: int) -> None:
+    if values.shape != (wanted,):
+        raise CollationError(f"there are {name} of shape {values.shape} for {wanted} {of}; give one each")
+
+
+def _checked_pairs(
+    base_index: npt.ArrayLike, rows: int, other_index: npt.ArrayLike, others: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both indices (P,) int64 of pairs; CollationError for lengths that differ, and as `_checked_index`."""
+    base, other = _checked_index("base_index", base_index, rows), _checked_index("other_index", other_index, others)
+    if base.shape != other.shape:
+        raise CollationError(f"there are {len(base)} base rows and {len(other)} neighbours; give them in pairs")
+    return base, other
+
+
+def _checked_index(name: str, index: npt.ArrayLike, rows: int) -> np.ndarray:
+    """The index (P,) int64 of a table of ``rows``; CollationError for rows that it has not: kernels do not look."""
+    given = np.asarray(index)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise CollationError(f"{name} has shape {given.shape} and type {given.dtype}; give (P,) whole numbers")
+    found = np.ascontiguousarray(given, np.int64)
+    if found.size and not 0 <= found.min() <= found.max() < rows:
+        raise CollationError(
+            f"{name} has the rows {given.min()} to {given.max()}, there are {rows}, counted from 0; give rows that exist"
+        )
+    return found

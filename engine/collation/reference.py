@@ -25,17 +25,21 @@ class Multigraph:
     edges: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
 
     def neighbours(self, row: int) -> Iterator[int]:
+        """Rows that share an edge with ``row``, itself among them where it has a self-loop; none for unknown rows."""
         return iter(self.edges.get(row, {}))
 
     def add_node(self, row: int) -> None:
+        """Make a row a node; one that is a node already keeps the label that isolated it."""
         self.nodes.setdefault(row, None)
 
     def add_edge(self, one: int, two: int, count: int, source: int) -> None:
+        """Link two rows, or one with itself, and make them nodes; an edge of the same rows and count is replaced."""
         for row, other in ((one, two), (two, one)):
             self.add_node(row)
             self.edges.setdefault(row, {}).setdefault(other, {})[count] = source
 
     def destroy_edges(self, row: int) -> None:
+        """Take all edges of a row away, of every count, its self-loop too; it stays a node."""
         for other in self.edges.pop(row, {}):
             if other != row:
                 del self.edges[other][row]

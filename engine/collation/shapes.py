@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skysom.engine.collation.neighbours import within_a_turn_deg
 from skysom.engine.errors import CollationError
 
 
@@ -32,7 +33,7 @@ class Shapes:
     order: np.ndarray
 
 
-def shapes(ra_deg: np.ndarray, dec_deg: np.ndarray, starts: np.ndarray) -> Shapes:
+def group_shapes(ra_deg: np.ndarray, dec_deg: np.ndarray, starts: np.ndarray) -> Shapes:
     """Shapes of groups of positions, exact up to `shapes_kernels.EXACT_MEMBERS` (12) members.
 
     What the peer's SkyPath measures (specs/pyink.md, section 10), with its ``curliness`` named curvature. Beyond 12
@@ -50,14 +51,9 @@ def shapes(ra_deg: np.ndarray, dec_deg: np.ndarray, starts: np.ndarray) -> Shape
     CollationError : positions of two lengths, or starts that do not run from 0 to n.
     """
     ra, dec = np.radians(np.asarray(ra_deg, np.float64)), np.radians(np.asarray(dec_deg, np.float64))
-    starts = np.ascontiguousarray(starts, np.int64)
     if ra.shape != dec.shape or ra.ndim != 1:
         raise CollationError(f"right ascensions {ra.shape}, declinations {dec.shape}; give (n,) of each")
-    if not len(starts) or starts[0] != 0 or starts[-1] != len(ra) or np.any(np.diff(starts) < 0):
-        raise CollationError(
-            f"starts of {len(starts) - 1} groups do not run from 0 to {len(ra)} members; give ascending ones, the "
-            "number of members last"
-        )
+    starts = _checked_starts(starts, len(ra))
     from skysom.engine.collation.shapes_kernels import measure
 
     count = len(starts) - 1
@@ -70,9 +66,8 @@ def shapes(ra_deg: np.ndarray, dec_deg: np.ndarray, starts: np.ndarray) -> Shape
     curvature = np.where(np.isnan(size), np.nan, 0.0)
     np.divide(path, size, out=curvature, where=(positions > 2) & (size > 0))
     arcsec = np.degrees(1.0) * 3600
-    return Shapes(
-        size * arcsec, first, second, np.degrees(angle), path * arcsec, curvature, approximate, order
-    )  # fmt: skip
+    turned = within_a_turn_deg(np.degrees(angle))
+    return Shapes(size * arcsec, first, second, turned, path * arcsec, curvature, approximate, order)
 
 
 def ranked_by_separation(
@@ -81,23 +76,50 @@ def ranked_by_separation(
     group_ra_deg: np.ndarray,
     group_dec_deg: np.ndarray,
     starts: np.ndarray,
-    *ties: np.ndarray,
+    first_tie: np.ndarray,
+    second_tie: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Separations from the positions of groups, and the order of each group's entries, nearest first.
 
     Parameters
     ----------
-    ra_deg, dec_deg : (k,) float64 entries of G lists. group_ra_deg, group_dec_deg : (G,). starts : (G + 1,) int64.
-    ties : one or two arrays (k,) of integers by which entries at equal (or unknown) separations are sorted.
+    ra_deg, dec_deg : (k,) float64 entries of G lists. group_ra_deg, group_dec_deg : (G,). starts : (G + 1,) int64,
+        from 0 to k.
+    first_tie, second_tie : (k,) integers by which entries at equal (or unknown) separations are sorted, the first one
+        first; without a second one by place.
 
     Returns
     -------
     (k,) float64 arcsec, NaN where a position is missing, and (k,) int64 places of the entries, list by list.
+
+    Raises
+    ------
+    CollationError : entries or ties of several lengths, starts that do not run from 0 to k, lists without a position.
     """
     from skysom.engine.collation.shapes_ranks import rank_by_separation
 
-    distance, order = np.empty(len(ra_deg)), np.empty(len(ra_deg), np.int64)
-    radians = (np.radians(np.asarray(values, np.float64)) for values in (ra_deg, dec_deg, group_ra_deg, group_dec_deg))
-    both = [np.asarray(tie, np.int64) for tie in (ties[0], ties[-1])]
-    rank_by_separation(*radians, np.asarray(starts, np.int64), *both, distance, order)
+    entries = [np.ascontiguousarray(values, np.float64) for values in (ra_deg, dec_deg)]
+    ties = [np.ascontiguousarray(tie, np.int64) for tie in (first_tie, first_tie if second_tie is None else second_tie)]
+    lengths = [values.shape for values in (*entries, *ties)]
+    if len(set(lengths)) > 1 or entries[0].ndim != 1:
+        raise CollationError(f"right ascensions, declinations and ties of entries are {lengths}; give (k,) of each")
+    starts = _checked_starts(starts, len(entries[0]))
+    middles = [np.ascontiguousarray(values, np.float64) for values in (group_ra_deg, group_dec_deg)]
+    if not middles[0].shape == middles[1].shape == (len(starts) - 1,):
+        raise CollationError(
+            f"positions {middles[0].shape} and {middles[1].shape} are given for {len(starts) - 1} groups; give one each"
+        )
+    distance, order = np.empty(len(entries[0])), np.empty(len(entries[0]), np.int64)
+    rank_by_separation(*map(np.radians, (*entries, *middles)), starts, *ties, distance, order)
     return np.degrees(distance) * 3600, order
+
+
+def _checked_starts(starts: np.ndarray, members: int) -> np.ndarray:
+    """The starts (G + 1,) int64, ascending from 0 to ``members``: kernels do not look."""
+    starts = np.ascontiguousarray(starts, np.int64)
+    if starts.ndim != 1 or not len(starts) or starts[0] != 0 or starts[-1] != members or np.any(np.diff(starts) < 0):
+        raise CollationError(
+            f"starts {starts.shape} do not run from 0 to {members} members; give ascending ones, one more than groups, "
+            "the number of members last"
+        )
+    return starts

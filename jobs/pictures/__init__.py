@@ -8,6 +8,7 @@ nothing is shown, saved or kept in pyplot's global state. Orientation and colour
 """
 
 from skysom.jobs.pictures.curves import draw_confusion, draw_distances, draw_learning_curve, draw_training
+from skysom.jobs.pictures.grouping import draw_components, draw_grouping
 from skysom.jobs.pictures.images import draw_frames, draw_image, draw_members, draw_neuron, draw_worst, scale_bar
 from skysom.jobs.pictures.lattices import (
     draw_coherence,
@@ -25,9 +26,11 @@ from skysom.jobs.pictures.style import new_sheet
 
 __all__ = [
     "draw_coherence",
+    "draw_components",
     "draw_confusion",
     "draw_distances",
     "draw_frames",
+    "draw_grouping",
     "draw_hits",
     "draw_image",
     "draw_label_counts",

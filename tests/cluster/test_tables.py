@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from skysom.cluster import shards, tables
 from skysom.cluster.errors import ClusterError, SchedulerError
 from skysom.cluster.ray_executor import start_ray
-from skysom.cluster.tables import dask_scheduler, rows_where
+from skysom.cluster.tables import compute_each, dask_scheduler, default_scheduler, rows_where
 from skysom.storage.catalogue import read_catalogue
 from skysom.storage.errors import CatalogueError
 from skysom.storage.selection import column_names, select
@@ -253,6 +253,55 @@ def test_arrays_compute_where_asked(scheduler):
         assert dask.array.arange(100, chunks=10).sum().compute() == 4950
 
 
+def squares(numbers):
+    return [dask.delayed(pow, pure=False)(dask.delayed(int)(number), 2) for number in numbers]
+
+
+def test_every_task_is_told_as_it_is_done(scheduler):
+    found = {}
+    with dask_scheduler(scheduler):
+        compute_each(squares(range(9)), found.__setitem__)
+        compute_each([], found.__setitem__)
+    assert found == {number: number**2 for number in range(9)}
+
+
+def test_what_a_task_or_its_teller_raises_ends_it(scheduler):
+    def fail(number):
+        raise CatalogueError(f"task {number} fails")
+
+    def stop(index, result):
+        raise KeyError(index)
+
+    with dask_scheduler(scheduler):
+        with pytest.raises(CatalogueError, match="task 3 fails"):
+            compute_each([*squares(range(3)), dask.delayed(fail, pure=False)(3)], lambda index, result: None)
+        with pytest.raises(KeyError):
+            compute_each(squares(range(3)), stop)
+
+
+@pytest.mark.parametrize("scheduler", ["ray", "tcp"], indirect=True)
+def test_a_cluster_that_does_nothing_is_given_up(scheduler):
+    import time
+
+    tasks = [dask.delayed(time.sleep, pure=False)(5)]
+    with dask_scheduler(scheduler), pytest.raises(SchedulerError, match=r"none of its tasks for 0.3 s"):
+        compute_each(tasks, lambda index, result: None, deadline_s=0.3)
+
+
+@pytest.mark.parametrize("scheduler", ["ray"], indirect=True)
+def test_the_default_is_a_client_of_this_process_before_ray(scheduler):
+    assert default_scheduler() == "ray"
+    with distributed.Client(**LOOPBACK) as client:
+        assert default_scheduler() == "distributed"
+        with dask_scheduler("distributed"):
+            assert dask.delayed(sum)([1, 2]).compute() == 3
+            assert dask.config.get("scheduler") is client
+        assert client.status == "running"
+    assert default_scheduler() == "ray"
+    with pytest.raises(SchedulerError, match="needs a client in this process"), dask_scheduler("distributed"):
+        pass
+
+
 def test_threads_are_as_many_as_asked():
     import threading
 
@@ -325,6 +374,7 @@ def test_ray_is_not_started_unasked():
     ray.shutdown()
     with pytest.raises(SchedulerError, match="not running"), dask_scheduler("ray"):
         pass
+    assert default_scheduler() == "threads"
     assert not ray.is_initialized()
 
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysom.engine.collation.grouping import group
-from skysom.engine.collation.shapes import shapes
+from skysom.engine.collation.shapes import group_shapes
 from skysom.engine.errors import CollationError
 from skysom.jobs.source_table import component_table, number_sources, rows_needed, source_table
 from skysom.storage.table_export import text_of
@@ -165,7 +165,7 @@ def test_shapes_and_linear_sizes() -> None:
     sky = skies.sky(3)
     sources, _ = tables(sky)
     rows, starts = sky.groups.members, sky.groups.starts
-    shape = shapes(sky.base["ra_deg"].to_numpy()[rows], sky.base["dec_deg"].to_numpy()[rows], starts)
+    shape = group_shapes(sky.base["ra_deg"].to_numpy()[rows], sky.base["dec_deg"].to_numpy()[rows], starts)
     size, z = sources["size_arcsec"].to_numpy(), sources["redshift"].to_numpy()
     np.testing.assert_array_equal(size, shape.size_arcsec)
     np.testing.assert_array_equal(sources["path_arcsec"].to_numpy(), shape.path_arcsec)

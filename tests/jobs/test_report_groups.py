@@ -1,0 +1,107 @@
+"""The report's section on collated sources: counted in one pass, examples drawn, and what is gone is said."""
+
+import importlib.util
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from skysom.jobs.collate import collate
+from skysom.jobs.collation_inputs_assembly import CollateOptions
+from skysom.jobs.collation_inputs_output import inputs_from_output
+from skysom.jobs.report_groups import groups_section, read_groups
+
+for _name in ("random_skies", "collation_survey"):
+    if _name not in sys.modules:
+        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
+        sys.modules[_name] = importlib.util.module_from_spec(_spec)
+        _spec.loader.exec_module(sys.modules[_name])
+skies, surveys = sys.modules["random_skies"], sys.modules["collation_survey"]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """A collated output with a label of every kind."""
+    folder = tmp_path_factory.mktemp("report")
+    found = surveys.make_survey(folder / "survey")
+    surveys.annotate(found, labels=("Related Radio", "IR Host", "Odd <one>", "Bad"))
+    actions = {"Related Radio": "LINK", "IR Host": "DATA_ATTACH", "Odd <one>": "FLAG", "Bad": "PASS"}
+    path = folder / "actions.toml"
+    path.write_text("".join(f"{json.dumps(label)} = {json.dumps(action)}\n" for label, action in actions.items()))
+    collate(inputs_from_output(found, CollateOptions(actions=str(path))), found.root / "collation", scheduler="threads")
+    return found
+
+
+def test_nothing_where_nothing_was_collated(tmp_path):
+    assert read_groups(tmp_path) is None
+
+
+def test_counts_are_those_of_the_tables(output):
+    content = read_groups(output.root)
+    sources = pd.read_parquet(output.root / "collation" / "sources.parquet")
+    assert content.components.sum() == len(sources)
+    assert content.components[2] == (sources["components"] == 2).sum()
+    link, host, odd, bad = content.labels
+    assert (link.action, link.attached) == ("LINK", None)
+    assert host.attached == (sources["ir_host_count"] > 0).sum() > 0
+    assert host.several == (sources["ir_host_count"] > 1).sum()
+    assert odd.true == (sources["odd_one"] == True).sum() > 0  # noqa: E712 - missing values are neither
+    assert (bad.attached, bad.true) == (None, None)
+    assert content.without_mask == (sources["representative"] < 0).sum()
+    assert not content.note
+
+
+def test_the_section_shows_and_escapes(output):
+    section = groups_section(read_groups(output.root))
+    html = section.html()
+    assert html.startswith('<section id="sources"><h2>From components to sources</h2>')
+    assert "60 components are" in html
+    assert "Odd &lt;one&gt;" in html
+    assert "<one>" not in html
+    assert "A double of median size" in html
+    assert len(re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{1000,}"', html)) >= 2
+    assert "used its mask" in html
+
+
+def test_examples_that_cannot_be_drawn_leave_a_note(output):
+    path = output.root / ".skysom" / "config.json"
+    kept = path.read_bytes()
+    path.write_bytes(b"{}")
+    try:
+        content = read_groups(output.root)
+    finally:
+        path.write_bytes(kept)
+    assert "no finished stage" in content.note
+    assert [one.picture for one in content.examples] == [""] * len(content.examples)
+    assert "They are not drawn" in groups_section(content).body
+
+
+def test_isolated_sources_corrections_and_missing_masks(tmp_path):
+    kind = skies.SkyKind(rows=80, spread_arcsec=60.0, labels=3, actions=("LINK", "ISOLATE", "FALSE_ATTACH"))
+    inputs = skies.make(tmp_path, 5, kind)
+    origin = {"actions": {f"label {n}": action for n, action in enumerate(kind.actions)}, "sort": "random:5"}
+    inputs = skies.with_corrections(replace(inputs, origin=origin), together=[(0, 1)])
+    collate(inputs, tmp_path / "collation", scheduler="threads")
+    content = read_groups(tmp_path)
+    sources = pq.read_table(tmp_path / "collation" / "sources.parquet").to_pandas()
+    assert content.isolated == sources["isolated"].notna().sum() > 0
+    assert content.without_mask == (sources["representative"] < 0).sum() > 0
+    assert "A source with an isolated component" in [one.kind for one in content.examples]
+    body = groups_section(content).body
+    assert f"{content.isolated} sources are isolated components" in body
+    assert "1 corrections were made by hand" in body
+    assert "no mask was used" in body
+    assert content.labels[2].false == (sources["label_2"] == False).sum() > 0  # noqa: E712
+
+
+def test_the_typical_double_is_of_median_size(output):
+    sources = pd.read_parquet(output.root / "collation" / "sources.parquet").set_index("source")
+    chosen = {one.kind: one.source for one in read_groups(output.root).examples}
+    sizes = sources.loc[sources["components"] == 2, "size_arcsec"].drop(chosen["The largest source"])
+    assert sizes[chosen["A double of median size"]] == np.sort(sizes)[len(sizes) // 2]

@@ -1,0 +1,219 @@
+"""Catalogues in parts: the same values as read whole, the same types whatever a part holds, clear refusals."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from astropy.io import fits
+from astropy.table import MaskedColumn, Table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skysom.storage.catalogue import read_catalogue
+from skysom.storage.errors import CatalogueError
+from skysom.storage.table_stream import open_table
+
+
+@pytest.fixture
+def table():
+    result = Table()
+    result["Name"] = ["a", "b", "c é", "", "e"]
+    result["ra"] = MaskedColumn([10.5, 20.25, 0.0, 1.0, 2.0], mask=[False, False, True, False, False], unit="deg")
+    result["dec"] = np.array([-5.0, 60.0, 0.0, np.nan, 1], dtype=">f8")
+    result["object"] = MaskedColumn([2**60 + 1, 2**60 + 2, 0, 4, 5], mask=[False, False, True, False, False])
+    result["flag"] = np.array([1, 2, 3, 4, 5], dtype=np.int16)
+    result["good"] = [True, False, True, True, False]
+    return result
+
+
+def write(table, path):
+    if ".csv" in path.name:
+        data = table.to_pandas().to_csv(index=False).encode()
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    elif ".fits" in path.name:
+        table = table.copy()
+        table["Name"] = [name.encode("ascii", "replace") for name in table["Name"]]
+        table.write(path, format="fits")
+    elif path.suffix == ".parquet":
+        table.to_pandas().to_parquet(path, row_group_size=2)
+    else:
+        table.write(path, format="votable")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "fits", "fits.gz", "vot", "parquet"])
+def test_parts_are_the_whole(tmp_path, table, suffix):
+    path = write(table, tmp_path / f"cat.{suffix}")
+    stream, whole = open_table(path), read_catalogue(path)
+    assert stream.schema.names == list(whole.columns)
+    assert stream.rows == 5
+    assert stream.size_bytes > 0
+    assert stream.schema.field("object").type == pa.int64()
+    assert stream.schema.field("good").type == pa.bool_()
+    assert stream.schema.field("Name").type == pa.string()
+    for rows in (1, 2, 3, 100):
+        parts = list(stream.parts(rows=rows))
+        assert [first for first, _ in parts] == list(np.cumsum([0, *(len(part) for _, part in parts)])[:-1])
+        assert max(len(part) for _, part in parts) <= rows
+        found = pa.concat_tables(part for _, part in parts)
+        assert found.schema == stream.schema
+        pd.testing.assert_frame_equal(
+            found.to_pandas(), pa.Table.from_pandas(whole, preserve_index=False).to_pandas(), check_dtype=False
+        )
+    assert stream.table(["flag", "ra"]).column_names == ["flag", "ra"]
+
+
+def test_units_and_columns_of_arrays_are_told(tmp_path, table):
+    table["pair"] = np.arange(10).reshape(5, 2)
+    for suffix in ("fits", "vot"):
+        stream = open_table(write(table, tmp_path / f"cat.{suffix}"))
+        assert stream.dropped == ("pair",)
+        assert stream.units == {"ra": "deg"}
+
+
+def test_columns_in_the_heap_of_a_fits_table_are_dropped(tmp_path):
+    lists = fits.Column("lists", "PJ()", array=np.array([np.arange(3), np.arange(1)], dtype=object))
+    hdu = fits.BinTableHDU.from_columns(
+        [fits.Column("a", "J", array=[1, 2]), lists, fits.Column("b", "D", array=[3, 4])]
+    )
+    hdu.writeto(tmp_path / "heap.fits")
+    stream = open_table(tmp_path / "heap.fits")
+    assert stream.dropped == ("lists",)
+    assert [part.to_pydict() for _, part in stream.parts(rows=1)] == [{"a": [1], "b": [3.0]}, {"a": [2], "b": [4.0]}]
+
+
+def test_text_tables_and_scaled_columns_of_fits(tmp_path):
+    scaled = Table({"a": MaskedColumn([1, 2], mask=[False, True]), "b": np.array([2**63 + 1, 5], np.uint64)})
+    scaled.write(tmp_path / "scaled.fits")
+    text = fits.TableHDU.from_columns([fits.Column("a", "I4", array=[1, 2]), fits.Column("b", "A3", array=["x", "yz"])])
+    text.writeto(tmp_path / "text.fits")
+    for name in ("scaled.fits", "text.fits"):
+        found, whole = open_table(tmp_path / name).table(), read_catalogue(tmp_path / name)
+        assert found.to_pandas().to_dict("list").keys() == whole.to_dict("list").keys()
+        for column in found.column_names:
+            assert found[column].to_pandas().dropna().tolist() == whole[column].dropna().tolist()
+
+
+def test_types_come_from_all_values_of_a_csv_file(tmp_path, monkeypatch):
+    from skysom.storage import csv_stream
+
+    monkeypatch.setattr(csv_stream, "BLOCK_BYTES", 64)
+    rows = ["a,b,c,d,e,f,g,h,i"] + ["1,1,,1,01,true,5,+3,1"] * 20 + ["2,1.5,,x,1,false,9223372036854775808,-4,-2"] * 20
+    path = tmp_path / "cat.csv"
+    path.write_text("\n".join(rows))
+    stream = open_table(path)
+    kinds = dict(zip(stream.schema.names, map(str, stream.schema.types), strict=True))
+    assert kinds == {
+        "a": "int64", "b": "double", "c": "string", "d": "string", "e": "string", "f": "bool", "g": "uint64",
+        "h": "int64", "i": "int64",
+    }  # fmt: skip
+    found = stream.table()
+    assert found["d"].to_pylist() == ["1"] * 20 + ["x"] * 20
+    assert found["e"].to_pylist()[0] == "01"
+    assert found["h"].to_pylist() == [3] * 20 + [-4] * 20
+    assert found["g"].to_pylist()[-1] == 2**63
+    assert found["c"].null_count == 40
+
+
+NUMBERS = st.one_of(
+    st.integers(-(2**63), 2**63 - 1).map(str),
+    st.integers(0, 99).map(lambda n: f"{n:03d}"),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.sampled_from(["", "NA", "nan", "x", "+5", " 7 ", "1e5", "true", "-0", "0x1F", "1_000"]),
+)
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=8))
+@settings(deadline=None, max_examples=80)
+def test_values_of_a_csv_column_are_those_of_pandas(tmp_path_factory, values):
+    """But where numbers and texts are mixed, which is text here."""
+    path = tmp_path_factory.mktemp("csv") / "cat.csv"
+    path.write_text("row,value\n" + "".join(f"{row},{value}\n" for row, value in enumerate(values)))
+    found, whole = open_table(path).table()["value"], read_catalogue(path)["value"]
+    if pa.types.is_string(found.type):
+        texts = [value.as_py() for value in found]
+        assert [text for text in texts if text is not None] == [v for v in values if v not in ("", "NA", "nan")]
+    else:
+        assert found.null_count == int(whole.isna().sum())
+        mine, theirs = found.drop_null().to_pylist(), whole.dropna().tolist()
+        assert mine == pytest.approx(theirs, rel=1e-15)
+
+
+def test_quoted_lines_blank_lines_and_a_mark_at_the_beginning(tmp_path):
+    path = tmp_path / "cat.csv"
+    path.write_bytes('\ufeff\n\nname,note,\n"a","two\nlines, ""quoted""",1\n\nb,,2\n'.encode())
+    found = open_table(path).table()
+    assert found.column_names == ["name", "note", "Unnamed: 2"]
+    assert found.to_pydict() == {"name": ["a", "b"], "note": ['two\nlines, "quoted"', None], "Unnamed: 2": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("cat.csv", b"", "empty"),
+        ("cat.csv", b"a,b\n", "0 rows"),
+        ("cat.csv", b"a;b\n1;2\n", "not separated by commas"),
+        ("cat.csv", b"a,a\n1,2\n", "more than one column named 'a'"),
+        ("cat.csv", b"a,b\n1,2,3\n", "cannot be read"),
+        ("cat.csv", b"\x89PNG\0\0", "binary"),
+        ("cat.parquet", b"PAR1", "cannot be read"),
+        ("cat.fits", b"SIMPLE  =", "cannot be read"),
+        ("cat.txt", b"a", "unknown catalogue format"),
+        ("missing.csv", None, "no catalogue"),
+    ],
+)
+def test_what_is_no_catalogue_is_refused(tmp_path, name, content, told):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CatalogueError, match=told):
+        open_table(path)
+
+
+def test_a_fits_table_cut_short_is_refused(tmp_path, table):
+    path = write(table, tmp_path / "cat.fits")
+    path.write_bytes(path.read_bytes()[: -2880 * 1])
+    with pytest.raises(CatalogueError, match="cannot be read"):
+        open_table(path).table()
+
+
+def test_lists_are_kept_only_if_asked_for(tmp_path):
+    pq.write_table(pa.table({"a": [1, 2], "members": [[1], [2, 3]]}), tmp_path / "cat.parquet")
+    assert open_table(tmp_path / "cat.parquet").schema.names == ["a"]
+    assert open_table(tmp_path / "cat.parquet").dropped == ("members",)
+    found = open_table(tmp_path / "cat.parquet", lists=True).table()
+    assert found["members"].to_pylist() == [[1], [2, 3]]
+
+
+def test_categories_become_their_values(tmp_path):
+    frame = pd.DataFrame({"kind": pd.Categorical(["x", None, "y"]), "n": [1, 2, 3]})
+    frame.to_parquet(tmp_path / "cat.parquet")
+    assert open_table(tmp_path / "cat.parquet").table()["kind"].to_pylist() == ["x", None, "y"]
+
+
+def test_an_unknown_column_is_told(tmp_path, table):
+    stream = open_table(write(table, tmp_path / "cat.parquet"))
+    with pytest.raises(CatalogueError, match="no column 'flux'"):
+        next(stream.parts(["flux"]))
+
+
+@pytest.mark.realdata
+def test_real_catalogues_are_read_as_a_whole_is(shared):
+    folder = shared("realdata/catalogues")
+    count = 0
+    for path in sorted([*folder.glob("*.csv"), *folder.glob("*.fits.gz")]):
+        stream, whole = open_table(path), read_catalogue(path)
+        found = stream.table()
+        assert len(found) == len(whole)
+        for name in whole.columns:
+            mine, theirs = found[name].to_pandas(), whole[name]
+            assert mine.isna().tolist() == theirs.isna().tolist()
+            if pd.api.types.is_float_dtype(theirs):
+                np.testing.assert_allclose(mine.dropna(), theirs.dropna(), rtol=1e-15)
+            else:
+                assert mine.dropna().tolist() == theirs.dropna().tolist()
+        count += len(found)
+    assert count > 200_000
