@@ -131,7 +131,7 @@ def play(order, rank, starts, target, bits, link, isolate, unlink, attach, node,
     """Let the rows of ``order`` (k,) int64, places by ascending rank, use their masks one after the other.
 
     rank (n,) int64; starts (n + 1,) int64; target (P,) int32 and bits (P,) uint64 of the pairs; link, isolate, unlink,
-    attach : uint64, bits of the labels that do so. Nothing is checked. Fills, in place: node (n,) bool; isolated (n,) int16,
+    attach : uint64, bits of the labels that do so. Nothing is checked. Fills node (n,) bool; isolated (n,) int16,
     the label of the last event that did so, of several the highest; marks (n,) uint64, the bits that attached it;
     count (n,) int64, the rank of a row that used its mask, -1 of others; alive_from (n,) int64: edges of lower counts
     are destroyed.

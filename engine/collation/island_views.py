@@ -135,8 +135,8 @@ def _effect_of_user(
         effect = action.act(view, source, rows)
         if not isinstance(effect, Effect):
             raise CollationError(
-                f"the action {action.name} returns {effect!r} for source {source}, not an Effect; return Effect(), with "
-                "what is to be done"
+                f"the action {action.name} returns {effect!r} for source {source}, not an Effect; return "
+                "one that says what is to be done"
             )
         return _checked(action, effect, source, rows, base_channels)
     except CollationError:

@@ -53,8 +53,8 @@ def wcs_orientation(
     From differences of the pixels of positions ``step_arcsec`` to the east, west, north and south. These make a matrix
     2 by 2; its rows are divided by their lengths, the scales, and the turn is the rotation nearest to what is left in
     the Frobenius norm: the orthogonal factor of the polar decomposition (Higham 1986, SIAM J. Sci. Stat. Comput. 7,
-    1160), in two dimensions the angle of (m10 - m01, m00 + m11). Axes of a grid that are not orthogonal (a shear) are so
-    approximated, each wrong by half the angle by which they miss 90 degrees.
+    1160), in two dimensions the angle of (m10 - m01, m00 + m11). Axes that are not orthogonal (a shear) are
+    approximated by this, each wrong by half the angle by which they miss 90 degrees.
     """
     centres = unit_vectors(ra_deg, dec_deg)
     east_x, east_y, north_x, north_y, north_z = tangent_axes(centres)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skysom.engine.collation.carried import Carried
+from skysom.engine.collation.checks import check_lengths, checked_index, checked_pairs
 from skysom.engine.collation.mask_words import check_planes, label_planes, mask_bits, mask_reach_arcsec
 from skysom.engine.collation.neighbours import (
     RADIAN_ARCSEC,
@@ -164,7 +165,7 @@ def project(
     """
     centres, others = unit_vectors(centre_ra_deg, centre_dec_deg), unit_vectors(ra_deg, dec_deg)
     _check_frames(len(centres), frames)
-    base_index, other_index = _checked_pairs(base_index, len(centres), other_index, len(others))
+    base_index, other_index = checked_pairs(base_index, len(centres), other_index, len(others))
     east, north = offsets_of_vectors(centres[base_index], others[other_index])
     x, y = pixel_offsets(east, north, pixel_scale_arcsec)
     turned = frames.take(base_index)
@@ -212,7 +213,7 @@ def carried_bits(
     """
     centres, others = unit_vectors(centre_ra_deg, centre_dec_deg), unit_vectors(ra_deg, dec_deg)
     projection = _Projection(centres, frames, planes, pixel_scale_arcsec, float32_angles)
-    return projection(others, *_checked_pairs(base_index, len(centres), other_index, len(others)))
+    return projection(others, *checked_pairs(base_index, len(centres), other_index, len(others)))
 
 
 def bits_of_offsets(
@@ -232,7 +233,7 @@ def bits_of_offsets(
 
     check_planes(planes, frames.neuron)
     cosine, sine = cosine_sine(frames.angle_rad, float32_angles)
-    index = _checked_index("base_index", base_index, len(frames))
+    index = checked_index("base_index", base_index, len(frames))
     offsets = [np.ascontiguousarray(values, np.float64) for values in (x, y)]
     if not offsets[0].shape == offsets[1].shape == index.shape:
         raise CollationError(
@@ -278,15 +279,15 @@ def carried_of_channel(
     """
     base_rows, other_rows = np.asarray(base_rows, np.int64), np.asarray(other_rows, np.int64)
     centres, others = unit_vectors(centre_ra_deg, centre_dec_deg), unit_vectors(ra_deg, dec_deg)
-    _check_lengths("row numbers of sources", base_rows, "positions of sources", len(centres))
-    _check_lengths("row numbers of neighbours", other_rows, "positions of neighbours", len(others))
+    check_lengths("row numbers of sources", base_rows, "positions of sources", len(centres))
+    check_lengths("row numbers of neighbours", other_rows, "positions of neighbours", len(others))
     projection = _Projection(centres, frames, planes, pixel_scale_arcsec, float32_angles)
     sources = np.flatnonzero(frames.neuron >= 0)
     classes: Iterable[tuple[np.ndarray, float]] = [(sources, limit_arcsec)]
     if reach_arcsec is not None:
         check_limit(limit_arcsec)
         reach_arcsec = np.asarray(reach_arcsec, np.float64)
-        _check_lengths("reaches", reach_arcsec, "neurons", len(planes))
+        check_lengths("reaches", reach_arcsec, "neurons", len(planes))
         classes = _by_reach(sources, reach_arcsec[frames.neuron[sources]], limit_arcsec)
     search, parts = NeighbourSearch(others), []
     for members, limit in classes:
@@ -350,31 +351,3 @@ class _Projection:
 def _check_frames(rows: int, frames: Frames) -> None:
     if len(frames) != rows:
         raise CollationError(f"there are frames of {len(frames)} rows for {rows} positions; give one a base row")
-
-
-def _check_lengths(name: str, values: np.ndarray, of: str, wanted: int) -> None:
-    if values.shape != (wanted,):
-        raise CollationError(f"there are {name} of shape {values.shape} for {wanted} {of}; give one each")
-
-
-def _checked_pairs(
-    base_index: npt.ArrayLike, rows: int, other_index: npt.ArrayLike, others: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both indices (P,) int64 of pairs; CollationError for lengths that differ, and as `_checked_index`."""
-    base, other = _checked_index("base_index", base_index, rows), _checked_index("other_index", other_index, others)
-    if base.shape != other.shape:
-        raise CollationError(f"there are {len(base)} base rows and {len(other)} neighbours; give them in pairs")
-    return base, other
-
-
-def _checked_index(name: str, index: npt.ArrayLike, rows: int) -> np.ndarray:
-    """The index (P,) int64 of a table of ``rows``; CollationError for rows that it has not: kernels do not look."""
-    given = np.asarray(index)
-    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-        raise CollationError(f"{name} has shape {given.shape} and type {given.dtype}; give (P,) whole numbers")
-    found = np.ascontiguousarray(given, np.int64)
-    if found.size and not 0 <= found.min() <= found.max() < rows:
-        raise CollationError(
-            f"{name} has the rows {given.min()} to {given.max()}, there are {rows}, counted from 0; give rows that exist"
-        )
-    return found

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skysom.engine.collation.checks import checked_starts
 from skysom.engine.collation.neighbours import within_a_turn_deg
 from skysom.engine.errors import CollationError
 
@@ -53,7 +54,7 @@ def group_shapes(ra_deg: np.ndarray, dec_deg: np.ndarray, starts: np.ndarray) ->
     ra, dec = np.radians(np.asarray(ra_deg, np.float64)), np.radians(np.asarray(dec_deg, np.float64))
     if ra.shape != dec.shape or ra.ndim != 1:
         raise CollationError(f"right ascensions {ra.shape}, declinations {dec.shape}; give (n,) of each")
-    starts = _checked_starts(starts, len(ra))
+    starts = checked_starts(starts, len(ra))
     from skysom.engine.collation.shapes_kernels import measure
 
     count = len(starts) - 1
@@ -103,7 +104,7 @@ def ranked_by_separation(
     lengths = [values.shape for values in (*entries, *ties)]
     if len(set(lengths)) > 1 or entries[0].ndim != 1:
         raise CollationError(f"right ascensions, declinations and ties of entries are {lengths}; give (k,) of each")
-    starts = _checked_starts(starts, len(entries[0]))
+    starts = checked_starts(starts, len(entries[0]))
     middles = [np.ascontiguousarray(values, np.float64) for values in (group_ra_deg, group_dec_deg)]
     if not middles[0].shape == middles[1].shape == (len(starts) - 1,):
         raise CollationError(
@@ -112,14 +113,3 @@ def ranked_by_separation(
     distance, order = np.empty(len(entries[0])), np.empty(len(entries[0]), np.int64)
     rank_by_separation(*map(np.radians, (*entries, *middles)), starts, *ties, distance, order)
     return np.degrees(distance) * 3600, order
-
-
-def _checked_starts(starts: np.ndarray, members: int) -> np.ndarray:
-    """The starts (G + 1,) int64, ascending from 0 to ``members``: kernels do not look."""
-    starts = np.ascontiguousarray(starts, np.int64)
-    if starts.ndim != 1 or not len(starts) or starts[0] != 0 or starts[-1] != members or np.any(np.diff(starts) < 0):
-        raise CollationError(
-            f"starts {starts.shape} do not run from 0 to {members} members; give ascending ones, one more than groups, "
-            "the number of members last"
-        )
-    return starts

@@ -181,8 +181,32 @@ def test_an_action_cannot_change_what_it_sees():
         rows[0] = (1, 2)
         return Effect()
 
-    with pytest.raises(TypeError, match="does not support item assignment"):
+    with pytest.raises(CollationError, match=r"fails on source 0: TypeError: .*does not support item assignment"):
         acting(meddle, nodes=True)
+
+
+def fails_late(island, source, rows):
+    """Rows that cannot be made are found when they are listed."""
+    return Effect(link=(rows[5][0] for _ in range(2)))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda island, source, rows: 1 / source, "fails on source 0: ZeroDivisionError: .*; correct it"),
+        (lambda island, source, rows: island.separation_arcsec(0, 5), r"fails on source 0: KeyError: \(0, 5\)"),
+        (lambda island, source: Effect(), "fails on source 0: TypeError: .*positional argument"),
+        (fails_late, "fails on source 0: KeyError: 5"),
+        (lambda *_: Effect(link=["one"]), "fails on source 0: ValueError: .*'one'"),
+        (lambda *_: Effect(data=[1]), "fails on source 0: AttributeError"),
+        (lambda *_: None, "returns None for source 0, not an Effect"),
+        (lambda *_: (1, 2), r"returns \(1, 2\) for source 0, not an Effect"),
+    ],
+)
+def test_an_action_that_fails_says_where(function, message):
+    with pytest.raises(CollationError, match=f"the action MINE {message}") as caught:
+        acting(function, nodes=True, data=True)
+    assert (caught.value.__cause__ is None) == ("not an Effect" in message)
 
 
 @pytest.mark.parametrize(

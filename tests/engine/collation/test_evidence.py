@@ -13,6 +13,7 @@ from skysom.engine.collation.actions import Action, Effect
 from skysom.engine.collation.evidence import attached_rows, label_flags, used_masks
 from skysom.engine.collation.grouping import group
 from skysom.engine.collation.reference import play
+from skysom.engine.errors import CollationError
 
 _spec = importlib.util.spec_from_file_location("skies", Path(__file__).with_name("skies.py"))
 skies = importlib.util.module_from_spec(_spec)
@@ -108,3 +109,21 @@ def test_pairs_of_other_sources_change_nothing():
         one, two = (attached_rows(found, c, label, sky.actions, sky.base_channels) for c in (sky.carried, both))
         assert np.array_equal(one.starts, two.starts)
         assert np.array_equal(one.row, two.row)
+
+
+@pytest.mark.parametrize("label", [-1, 64])
+def test_a_label_without_an_action_is_refused(label):
+    sky = skies.random_sky(5)
+    found = group(*sky)
+    with pytest.raises(CollationError, match=f"label {label} has no action, there are {len(sky.actions)}"):
+        attached_rows(found, sky.carried, label, sky.actions, sky.base_channels)
+    with pytest.raises(CollationError, match=f"label {label} has no action"):
+        label_flags(found, sky.carried, label, sky.actions)
+
+
+def test_a_channel_without_a_catalogue_is_refused():
+    sky = skies.random_sky(5)
+    found = group(*sky)
+    for label in range(len(sky.actions)):
+        with pytest.raises(CollationError, match="0 have a catalogue"):
+            attached_rows(found, sky.carried, label, sky.actions, [])

@@ -163,6 +163,16 @@ def test_rows_put_together_join_their_groups_and_may_be_moved():
     assert skies.lists(found.starts, found.members) == [[0, 1, 3], [2], [4]]
 
 
+def test_rows_put_together_twice_share_one_edge():
+    given = simple({0: {0: 1}}, 4, Lobe="LINK")
+    once, twice = Corrections(together=((0, 1, 2),)), Corrections(together=((1, 0), (0, 1), (2, 1, 0), (1, 2)))
+    assert twice.pairs().tolist() == once.pairs().tolist() == [[0, 1], [1, 2]]
+    assert Corrections().pairs().shape == (0, 2)
+    assert_same(group(*given, twice), group(*given, once))
+    edges = list(zip(*(column.tolist() for column in group(*given, twice).edges()), strict=True))
+    assert len(set(edges)) == len(edges)
+
+
 def test_nothing_to_group():
     found = group(Carried.empty(), np.empty(0), np.empty(0), actions_for(["a"], {"a": "LINK"}), [True])
     assert len(found) == 0

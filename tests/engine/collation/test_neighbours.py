@@ -7,7 +7,16 @@ from astropy.coordinates import SkyCoord, search_around_sky
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skysom.engine.collation.neighbours import neighbour_pairs, neighbour_pieces, separations_arcsec, unit_vectors
+from skysom.engine.collation.neighbours import (
+    NeighbourSearch,
+    angle_of_chord_arcsec,
+    neighbour_pairs,
+    neighbour_pieces,
+    positions_of_vectors,
+    separations_arcsec,
+    unit_vectors,
+    within_a_turn_deg,
+)
 from skysom.engine.errors import CollationError
 
 CENTRES = [(0.0, 0.0), (359.999, -45.0), (180.0, 90.0), (77.0, -90.0), (10.0, 89.99), (123.4, 56.7)]
@@ -127,6 +136,32 @@ def test_all_of_the_sky_is_within_half_a_turn():
     assert as_list(neighbour_pairs(vectors, vectors, 0)) == [(i, i) for i in range(20)]
 
 
+@given(seed=seeds, length=st.sampled_from([1e-200, 1.0, 3e9]))
+def test_positions_of_vectors_are_those_of_astropy(seed, length):
+    rng = np.random.default_rng(seed)
+    ra, dec = rng.uniform(0, 360, 30), np.degrees(np.arcsin(rng.uniform(-1, 1, 30)))
+    found = positions_of_vectors(length * unit_vectors(ra, dec))
+    sky = SkyCoord(*unit_vectors(ra, dec).T, representation_type="cartesian").spherical
+    np.testing.assert_allclose(found, (sky.lon.deg, sky.lat.deg), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found, (ra, dec), rtol=0, atol=1e-12)
+
+
+def test_no_right_ascension_is_a_whole_turn():
+    vectors = np.array([[1, -1e-30, 0], [1, 0, 0], [0, 0, -2], [0, 0, 0], [np.nan, 1, 1], [-1, -0.0, 0]], float)
+    ra, dec = positions_of_vectors(vectors)
+    np.testing.assert_array_equal(ra, [0, 0, 0, 0, np.nan, 180])
+    np.testing.assert_array_equal(dec, [0, 0, -90, 0, np.nan, 0])
+    np.testing.assert_array_equal(within_a_turn_deg([-1e-30, 360, -360, 725, -5]), [0, 0, 0, 5, 355])
+    assert all(len(found) == 0 for found in positions_of_vectors(np.empty((0, 3))))
+
+
+def test_angles_of_chords():
+    angle = np.array([0.0, 1e-6, 60.0, 3600.0, 324_000.0, 648_000.0])
+    np.testing.assert_allclose(angle_of_chord_arcsec(2 * np.sin(np.radians(angle / 7200))), angle, rtol=1e-12)
+    np.testing.assert_allclose(angle_of_chord_arcsec(2 + 1e-15), 648_000, rtol=1e-15)
+    assert np.isnan(angle_of_chord_arcsec(np.array([np.nan]))).all()
+
+
 @pytest.mark.parametrize("limit", [-1.0, np.nan, np.inf, 700_000.0])
 def test_a_limit_that_is_no_angle_is_refused(limit):
     with pytest.raises(CollationError, match=r"separation limit is .* give 0 to 648,000"):
@@ -138,3 +173,9 @@ def test_arrays_that_are_no_positions_are_refused():
         unit_vectors([1.0, 2.0], [1.0])
     with pytest.raises(CollationError, match=r"give \(n, 3\)"):
         neighbour_pairs(np.zeros((3, 2)), np.zeros((1, 3)), 1.0)
+    for make in (positions_of_vectors, NeighbourSearch):
+        with pytest.raises(CollationError, match=r"give \(n, 3\)"):
+            make(np.zeros(3))
+    pieces = NeighbourSearch(np.zeros((1, 3))).pieces(np.zeros(3), 1.0)
+    with pytest.raises(CollationError, match=r"give \(n, 3\)"):
+        next(pieces)

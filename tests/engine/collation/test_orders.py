@@ -106,6 +106,10 @@ def test_what_does_not_fit_is_refused():
         orders.best_matching_first(np.zeros(3), np.zeros(2, int))
     with pytest.raises(CollationError, match=r"3 rows, its sources of \(4,\)"):
         orders.random(3, 0, sources=np.ones(4, bool))
+    with pytest.raises(CollationError, match="3 rows with seed -1 cannot be drawn"):
+        orders.random(3, -1)
+    with pytest.raises(CollationError, match="-3 rows with seed 1 cannot be drawn"):
+        orders.random(-3, 1)
     with pytest.raises(CollationError, match="a row has neuron 5, there are values of 2"):
         orders.largest_first(np.zeros(2), np.array([0, 5]))
     with pytest.raises(CollationError, match=r"\(1,\) distances and \(2,\) neurons"):

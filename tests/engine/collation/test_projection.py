@@ -288,6 +288,50 @@ def test_masks_that_do_not_fit_are_refused():
         carried_bits([1.0, 2.0], [1.0, 2.0], [1.0], [1.0], one, one, frames, np.zeros((4, 3, 3), np.uint64), 1.0)
 
 
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ([10**9, 0], r"has the rows 0 to 1000000000, there are 0 to 2"),
+        ([0, 3], r"has the rows 0 to 3, there are 0 to 2"),
+        ([0, -1], r"has the rows -1 to 0, there are 0 to 2"),
+        (np.array([0, 2**64 - 1], np.uint64), r"has the rows 0 to 18446744073709551615"),
+        ([[0, 1]], r"shape \(1, 2\)"),
+        (0, r"shape \(\)"),
+        ([0.0, 1.0], r"type float64; give \(P,\) whole numbers"),
+        ([True, False], "type bool"),
+    ],
+)
+def test_rows_that_there_are_not_are_refused(index, message):
+    three, good = np.zeros(3), np.array([0, 2])
+    frames, planes = Frames([0, 0, 0], three, three), np.ones((1, 3, 3), np.uint64)
+    for function in (carried_bits, project):
+        for name, pairs in (("base_index", (index, good)), ("other_index", (good, index))):
+            with pytest.raises(CollationError, match=f"{name} .*{message}"):
+                function(three, three, three, three, *pairs, frames, planes, 1.0)
+    with pytest.raises(CollationError, match=f"base_index .*{message}"):
+        bits_of_offsets([0.0, 0.0], [0.0, 0.0], index, frames, planes)
+
+
+def test_arrays_of_other_lengths_are_refused():
+    three, good = np.zeros(3), np.array([0, 2])
+    frames, planes = Frames([0, 0, 0], three, three), np.ones((1, 3, 3), np.uint64)
+    for function in (carried_bits, project):
+        with pytest.raises(CollationError, match="2 base rows and 1 neighbours; give them in pairs"):
+            function(three, three, three, three, good, good[:1], frames, planes, 1.0)
+    for x, y in (([0.0], [0.0, 0.0]), ([0.0, 0.0], [0.0]), ([0.0], [0.0]), ([[0.0, 0.0]], [[0.0, 0.0]])):
+        with pytest.raises(CollationError, match="give one of each a pair"):
+            bits_of_offsets(x, y, good, frames, planes)
+    rows, two = np.arange(3), np.arange(2)
+    for base, other, reach, message in (
+        (two, rows, np.ones(1), r"row numbers of sources of shape \(2,\) for 3 positions"),
+        (rows, two, np.ones(1), r"row numbers of neighbours of shape \(2,\) for 3 positions"),
+        (rows, rows[:, None], np.ones(1), r"row numbers of neighbours of shape \(3, 1\) for 3 positions"),
+        (rows, rows, np.ones(2), r"reaches of shape \(2,\) for 1 neurons"),
+    ):
+        with pytest.raises(CollationError, match=message):
+            carried_of_channel(0, base, three, three, frames, other, three, three, planes, 1.0, 9.0, reach_arcsec=reach)
+
+
 def test_without_pairs_there_are_no_bits():
     none, frames = np.empty(0, np.int64), Frames([0], [0.0], [0])
     planes = np.ones((1, 3, 3), np.uint64)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,18 +11,17 @@ from astropy.coordinates import SkyCoord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skysom.engine.collation.shapes import Shapes, ranked_by_separation, shapes
+from skysom.engine.collation.shapes import Shapes, group_shapes, ranked_by_separation
 from skysom.engine.collation.shapes_kernels import EXACT_MEMBERS, PAIRS_MEMBERS
 from skysom.engine.collation.shapes_paths import NEAREST_MEMBERS
 from skysom.engine.errors import CollationError
 
-GOLDENS = Path(__file__).resolve().parents[4] / "shared" / "goldens" / "pyink"
 ARCSEC = 1e-9
 """Rounding of separations of a degree, in arcsec."""
 
 
 def one(ra: np.ndarray, dec: np.ndarray) -> Shapes:
-    return shapes(np.asarray(ra, float), np.asarray(dec, float), np.array([0, len(ra)]))
+    return group_shapes(np.asarray(ra, float), np.asarray(dec, float), np.array([0, len(ra)]))
 
 
 def separations(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
@@ -44,16 +42,14 @@ def around(seed: int, members: int, centre: tuple[float, float], spread_deg: flo
 
 
 @pytest.mark.parametrize("which", [".", "single_channel"])
-def test_equals_the_peer_on_its_goldens(which: str) -> None:
-    folder = GOLDENS / which
-    if not folder.is_dir():
-        pytest.skip(f"no goldens at {folder}")
+def test_equals_the_peer_on_its_goldens(which: str, shared) -> None:
+    folder = shared(f"goldens/pyink/{which}/skypath.json").parent
     wanted = json.loads((folder / "skypath.json").read_text())
     table = pd.read_csv(folder / "radio_catalogue.csv")
     rows = [entry["idx"] for entry in wanted]
     starts = np.concatenate([[0], np.cumsum([len(some) for some in rows])])
     flat = np.concatenate(rows)
-    found = shapes(table["RA"].to_numpy()[flat], table["DEC"].to_numpy()[flat], starts)
+    found = group_shapes(table["RA"].to_numpy()[flat], table["DEC"].to_numpy()[flat], starts)
     assert len(wanted) == 13
     for g, entry in enumerate(wanted):
         assert [found.first[g], found.second[g]] == entry["max_pair"]
@@ -134,7 +130,7 @@ def test_groups_do_not_depend_on_each_other() -> None:
     sizes = random.integers(1, 20, 300)
     starts = np.concatenate([[0], np.cumsum(sizes)])
     ra, dec = random.normal(0, 0.1, starts[-1]), random.normal(0, 0.1, starts[-1])
-    together = shapes(ra, dec, starts)
+    together = group_shapes(ra, dec, starts)
     assert together.approximate.tolist() == (sizes > EXACT_MEMBERS).tolist()
     for g, (begin, stop) in enumerate(itertools.pairwise(starts)):
         alone = one(ra[begin:stop], dec[begin:stop])
@@ -144,7 +140,7 @@ def test_groups_do_not_depend_on_each_other() -> None:
 
 
 def test_no_groups() -> None:
-    found = shapes(np.zeros(0), np.zeros(0), np.zeros(1, int))
+    found = group_shapes(np.zeros(0), np.zeros(0), np.zeros(1, int))
     assert len(found.size_arcsec) == len(found.order) == 0
 
 
@@ -226,9 +222,45 @@ def test_the_largest_separation_of_many_members(seed: int, ring: bool, spread: f
 
 def test_wrong_groups_are_refused() -> None:
     with pytest.raises(CollationError, match="3 members"):
-        shapes(np.zeros(3), np.zeros(3), np.array([0, 2]))
+        group_shapes(np.zeros(3), np.zeros(3), np.array([0, 2]))
     with pytest.raises(CollationError, match="declinations"):
-        shapes(np.zeros(3), np.zeros(2), np.array([0, 3]))
+        group_shapes(np.zeros(3), np.zeros(2), np.array([0, 3]))
+
+
+def test_a_position_angle_that_rounds_up_to_a_turn_is_0() -> None:
+    for east in (-1e-30, -1e-16, -1e-14):
+        found = one([0, east], [0, 1])
+        assert 0 <= found.position_angle_deg[0] < 360
+        assert (found.position_angle_deg[0] + 180) % 360 == pytest.approx(180, abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"first_tie": np.zeros(2, int)}, "ties of entries"),
+        ({"second_tie": np.zeros(10, int)}, "ties of entries"),
+        ({"dec_deg": np.zeros(2)}, "ties of entries"),
+        ({"first_tie": np.zeros((3, 1), int)}, "ties of entries"),
+        ({"starts": np.array([0, 1, 10**9])}, "do not run from 0 to 3 members"),
+        ({"starts": np.array([0, 4, 3])}, "do not run from 0 to 3 members"),
+        ({"starts": np.array([-1, 1, 3])}, "do not run from 0 to 3 members"),
+        ({"starts": np.array([0, 1, 2, 3])}, "are given for 3 groups"),
+        ({"group_ra_deg": np.zeros(1)}, "are given for 2 groups"),
+    ],
+)
+def test_entries_that_do_not_fit_are_refused(changed: dict, message: str) -> None:
+    given = {name: np.zeros(3) for name in ("ra_deg", "dec_deg")}
+    given |= {name: np.zeros(2) for name in ("group_ra_deg", "group_dec_deg")}
+    given |= {"starts": np.array([0, 1, 3]), "first_tie": np.array([0, 2, 1]), "second_tie": np.zeros(3, int)}
+    assert ranked_by_separation(**given)[1].tolist() == [0, 2, 1]
+    with pytest.raises(CollationError, match=message):
+        ranked_by_separation(**given | changed)
+
+
+def test_equal_entries_without_a_second_tie_go_by_place() -> None:
+    nothing, middle = np.zeros(40), np.zeros(1)
+    found = ranked_by_separation(nothing, nothing, middle, middle, np.array([0, 40]), np.arange(40) % 2)
+    assert found[1].tolist() == [*range(0, 40, 2), *range(1, 40, 2)]
 
 
 @settings(deadline=None, max_examples=40)
