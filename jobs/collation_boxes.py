@@ -19,7 +19,7 @@ from skysom.jobs.collation_evidence import evidence_table
 from skysom.jobs.collation_folder import CollationFolder
 from skysom.jobs.collation_inputs import STATUSES, CollationInputs
 from skysom.jobs.collation_tables import column, read_part, stack, write_parts
-from skysom.jobs.source_table import SourceColumns, component_table, rows_needed, source_table
+from skysom.jobs.source_table import SourceColumns, component_table, rows_attached, rows_needed, source_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +86,8 @@ def project_box(work: BoxWork, box: int) -> dict[str, int]:
     carried = Carried.concatenate(parts)
     ties = touching(carried, inputs.actions, inputs.base_channels)
     work.folder.check()
-    data = carried.take(carried.bits & _data_bits(work.columns) != 0)
+    of_base, of_others = (_data_bits(work.columns, base) for base in (True, False))
+    data = carried.take(carried.bits & np.where(inputs.base_channels[carried.channel], of_base, of_others) != 0)
     for channel, rows in attached.items():
         wanted = np.isin(column(rows, "row"), _rows_of(data, channel, inputs.base_channels))
         write_parts(work.folder.sky(box, f"catalogue-{channel}"), _kept(rows.filter(wanted)))
@@ -102,9 +103,9 @@ def _rows_of(carried: Carried, channel: int, base_channels: np.ndarray) -> np.nd
     return carried.row[own]
 
 
-def _data_bits(columns: SourceColumns) -> np.uint64:
-    """Bits of the labels whose rows are looked up in their catalogues."""
-    return np.uint64(sum(1 << label for label in columns.data_labels))
+def _data_bits(columns: SourceColumns, of_base: bool) -> np.uint64:
+    """Bits of the labels whose rows are looked up in the base, or in other catalogues."""
+    return np.uint64(sum(1 << label for label in columns.data_labels if columns.actions[label].data or not of_base))
 
 
 def _kept(table: "pa.Table") -> "pa.Table":
@@ -150,13 +151,14 @@ def tables_of(
     """By name: a table of these groups, sorted by its key (k,) int64, and that key. base : the rows of the groups."""
     columns = work.columns
     used = carried.of_sources(groups.evidence_source)
-    needed = rows_needed(groups, used, columns)
+    attached = rows_attached(groups, used, columns)
+    needed = rows_needed(attached, columns)
     catalogues = {channel: _frame(_attached(work, channel, boxes, rows)) for channel, rows in needed.items() if channel}
     strangers = np.setdiff1d(needed.get(0, groups.rows), groups.rows)
     if len(strangers):
         base = stack([base, _attached(work, 0, boxes, strangers)]).sort_by("row")
     known = _frame(base)
-    sources = source_table(groups, known, used, catalogues, columns)
+    sources = source_table(groups, known, used, catalogues, columns, attached)
     components = component_table(groups, known, sources, columns)
     u, v, count, source = groups.edges()
     neuron = known["neuron"].reindex(groups.rows).to_numpy()

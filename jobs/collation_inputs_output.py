@@ -58,7 +58,7 @@ def inputs_from_output(
     reach = reach_arcsec(masks.planes, scale)
     found = _in_base(reader.survey, output, base, rows, reach)
     where = (base.ra_deg[found], base.dec_deg[found])
-    frames, notes = seen_on_sky(reader.survey, output.catalogue, rows, *where, frames, reach / min(scale))
+    frames, notes = seen_on_sky(reader.survey, output.catalogue, rows, *where, frames, reach / min(scale), scale)
     order = np.argsort(found, kind="stable")
     columns = (frames.neuron, frames.angle_rad, frames.flip, distance)
     mapped = Mapped(found[order], *(column[order] for column in columns))

@@ -120,7 +120,9 @@ def _scan(
 
     actions: Mapping[str, str] = summary["origin"]["actions"]
     nothing = actions_for(tuple(actions), dict.fromkeys(actions, "PASS"))
-    slugs = dict(zip(actions, SourceColumns(tuple(actions), nothing, ((),) * len(actions)).slugs, strict=True))
+    flux = tuple(summary["origin"].get("flux_columns", ()))
+    found_slugs = SourceColumns(tuple(actions), nothing, ((),) * len(actions), flux=flux).slugs
+    slugs = dict(zip(actions, found_slugs, strict=True))
     counts = np.zeros(MOST_COMPONENTS + 1, np.int64)
     found: dict[str, Counter] = {label: Counter() for label in actions}
     plain, best = Counter[str](), _Best()
@@ -237,17 +239,18 @@ def _sentences(content: GroupsContent) -> str:
 def _label_table(content: GroupsContent) -> str:
     rows = ""
     for label in content.labels:
+        words = []
+        if label.action == "LINK":
+            words.append(f"{number(content.components[2:].sum())} sources of several components")
+        if label.action == "ISOLATE":
+            words.append(f"{number(content.isolated)} sources are isolated components")
+        if label.true is not None:
+            words.append(f"true of {number(label.true)} sources, false of {number(label.false or 0)}")
         if label.attached is not None:
-            words = f"{number(label.attached)} sources have candidates, {number(label.several or 0)} of them several"
-        elif label.true is not None:
-            words = f"true of {number(label.true)} sources, false of {number(label.false or 0)}"
-        elif label.action == "LINK":
-            words = f"{number(content.components[2:].sum())} sources of several components"
-        elif label.action == "ISOLATE":
-            words = f"{number(content.isolated)} sources are isolated components"
-        else:
-            words = ""
-        rows += f"<tr><td>{escape(label.label)}</td><td><code>{escape(label.action)}</code></td><td>{words}</td></tr>"
+            several = number(label.several or 0)
+            words.append(f"{number(label.attached)} sources have candidates, {several} of them several")
+        said = "; ".join(words)
+        rows += f"<tr><td>{escape(label.label)}</td><td><code>{escape(label.action)}</code></td><td>{said}</td></tr>"
     return (
         '<h3>Labels</h3><div class="scroll"><table><tr><th>Label</th><th>Action</th><th>By the mask that counts</th>'
         f"</tr>{rows}</table></div>"

@@ -15,17 +15,31 @@ from skysom.engine.collation.groups import Groups
 from skysom.engine.collation.shapes import group_shapes
 from skysom.jobs.source_table_columns import BEST, SourceColumns
 from skysom.jobs.source_table_extra import extra_columns
-from skysom.jobs.source_table_hosts import Catalogues, data_columns, flag_columns, places_of, rows_needed, texts
+from skysom.jobs.source_table_hosts import (
+    Attached,
+    Catalogues,
+    data_columns,
+    flag_columns,
+    places_of,
+    rows_attached,
+    rows_needed,
+    texts,
+)
 from skysom.jobs.source_table_values import best_members, names, positions, sizes_kpc, sums
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SourceColumns", "component_table", "number_sources", "rows_needed", "source_table"]
+__all__ = ["SourceColumns", "component_table", "number_sources", "rows_attached", "rows_needed", "source_table"]
 
 
 def source_table(
-    groups: Groups, base: "pd.DataFrame", carried: Carried, catalogues: Catalogues, columns: SourceColumns
+    groups: Groups,
+    base: "pd.DataFrame",
+    carried: Carried,
+    catalogues: Catalogues,
+    columns: SourceColumns,
+    attached: Attached | None = None,
 ) -> pa.Table:
     """One row a group, in the order of the groups; schema ``columns.schema``.
 
@@ -39,6 +53,7 @@ def source_table(
     carried : the carried pairs of the groups' sources; those of others are not looked at.
     catalogues : of every channel that is not base a table indexed by row, ascending, with id, ra_deg, dec_deg (and the
         redshift, where that of a host is asked for); at least the rows of `rows_needed`.
+    attached : what `rows_attached` makes of the same groups and pairs, if it was made already.
 
     Raises
     ------
@@ -69,7 +84,8 @@ def source_table(
         found[f"{name}_sum"], found[f"{name}_values"] = sums(values, group, count)
     found |= _shape_columns(ra, dec, starts, group)
     found |= _mask_columns(groups, base, columns)
-    hosts, redshift = data_columns(groups, carried, {**catalogues, 0: base}, columns, place.ra_deg, place.dec_deg)
+    attached = rows_attached(groups, carried, columns) if attached is None else attached
+    hosts, redshift = data_columns(attached, {**catalogues, 0: base}, columns, place.ra_deg, place.dec_deg)
     found |= hosts | flag_columns(groups, carried, columns)
     if columns.redshift and columns.redshift_of == BEST:
         redshift = _numbers(base, columns.redshift)[members][best]

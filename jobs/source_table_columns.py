@@ -22,8 +22,8 @@ EXTRA_TYPES = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bo
 """What a user's column may hold."""
 BEST = "best"
 """``redshift_of`` for the redshift of the best component."""
-_SUFFIXES = ("", "_union", "_count", "_rows", "_ids", "_separation_arcsec", "_ra_deg", "_dec_deg", "_rows_union")
-_SUFFIXES += ("_channels", "_channels_union")
+_SUFFIXES = ["", "_union", "_count", "_rows", "_ids", "_separation_arcsec", "_ra_deg", "_dec_deg", "_rows_union"]
+_SUFFIXES += ["_channels", "_channels_union"]
 _ROWS, _TEXTS, _NUMBERS = pa.list_(pa.int64()), pa.list_(pa.string()), pa.list_(pa.float64())
 
 
@@ -102,9 +102,7 @@ class SourceColumns:
     @cached_property
     def data_labels(self) -> tuple[int, ...]:
         """Labels that attach rows of catalogues; those whose action is on data also where they are not drawn yet."""
-        return tuple(
-            label for label, action in enumerate(self.actions) if action.data or self.data_channels(label)
-        )
+        return tuple(label for label, action in enumerate(self.actions) if action.data or self.data_channels(label))
 
     @cached_property
     def flag_labels(self) -> tuple[int, ...]:

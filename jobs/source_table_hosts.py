@@ -1,7 +1,7 @@
 """Rows of catalogues that labels attached to sources, ranked by their distance from the source's position."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,17 +21,26 @@ Catalogues = Mapping[int, "pd.DataFrame"]
 """By channel a table with an index of rows, ascending, and the columns id, ra_deg, dec_deg (and the redshift)."""
 
 
-def rows_needed(groups: Groups, carried: Carried, columns: SourceColumns) -> dict[int, np.ndarray]:
+Attached = Mapping[int, AttachedRows]
+"""What labels attached to groups, by label."""
+
+
+def rows_attached(groups: Groups, carried: Carried, columns: SourceColumns) -> Attached:
+    """What every label that attaches rows attached, for `rows_needed` and `source_table`."""
+    base = np.array(columns.base_channels)
+    return {label: attached_rows(groups, carried, label, columns.actions, base) for label in columns.data_labels}
+
+
+def rows_needed(attached: Attached, columns: SourceColumns) -> dict[int, np.ndarray]:
     """Rows by channel, ascending int64, of what labels attach: those `source_table` looks up beside the members.
 
-    Channels whose catalogue is the base count as channel 0.
+    Channels whose catalogue is the base count as channel 0. attached : of `rows_attached`.
     """
     found: dict[int, list[np.ndarray]] = {}
-    for label in columns.data_labels:
-        attached = attached_rows(groups, carried, label, columns.actions, np.array(columns.base_channels))
-        channels = _catalogue_of(attached.channel, columns)
+    for of_label in attached.values():
+        channels = _catalogue_of(of_label.channel, columns)
         for channel in _present(channels):
-            found.setdefault(channel, []).append(attached.row[channels == channel])
+            found.setdefault(channel, []).append(of_label.row[channels == channel])
     return {channel: _distinct(np.concatenate(rows)) for channel, rows in sorted(found.items())}
 
 
@@ -39,40 +48,32 @@ def rows_needed(groups: Groups, carried: Carried, columns: SourceColumns) -> dic
 class Ranked:
     """What a label attached to G sources, in lists of k rows in all: nearest to the position first, ties by row.
 
-    starts (G + 1,), channel, row, separation_arcsec, ra_deg, dec_deg (k,); by_representative (k,) bool.
+    attached : these lists in that order. separation_arcsec (k,) float64 from the sources' positions; ra_deg, dec_deg
+    (k,).
     """
 
-    starts: np.ndarray
-    channel: np.ndarray
-    row: np.ndarray
+    attached: AttachedRows
     separation_arcsec: np.ndarray
     ra_deg: np.ndarray
     dec_deg: np.ndarray
-    by_representative: np.ndarray
 
     def of_representative(self) -> "Ranked":
         """Those that the representative's mask carries, in the same order."""
-        kept = self.by_representative
-        starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
-        columns = (self.channel, self.row, self.separation_arcsec, self.ra_deg, self.dec_deg, kept)
-        return Ranked(starts, *(column[kept] for column in columns))
+        kept = self.attached.by_representative
+        columns = (self.separation_arcsec, self.ra_deg, self.dec_deg)
+        return Ranked(self.attached.of_representative(), *(column[kept] for column in columns))
 
     def lists(self, values: "np.ndarray | pa.Array") -> pa.Array:
         """A column of lists of ``values`` (k,)."""
-        return pa.ListArray.from_arrays(pa.array(self.starts, pa.int32()), pa.array(values, from_pandas=True))
+        return pa.ListArray.from_arrays(pa.array(self.attached.starts, pa.int32()), pa.array(values, from_pandas=True))
 
 
 def data_columns(
-    groups: Groups,
-    carried: Carried,
-    catalogues: Catalogues,
-    columns: SourceColumns,
-    ra_deg: np.ndarray,
-    dec_deg: np.ndarray,
+    attached: Attached, catalogues: Catalogues, columns: SourceColumns, ra_deg: np.ndarray, dec_deg: np.ndarray
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """Columns of all labels that attach rows, and the redshift (G,) of first hosts if that is asked for.
 
-    ra_deg, dec_deg : (G,) positions of the sources.
+    attached : of `rows_attached`. ra_deg, dec_deg : (G,) positions of the sources.
 
     Raises
     ------
@@ -80,25 +81,24 @@ def data_columns(
     """
     found: dict[str, Any] = {}
     redshift = None
-    base = np.array(columns.base_channels)
     for label in columns.data_labels:
         slug = columns.slugs[label]
-        attached = attached_rows(groups, carried, label, columns.actions, base)
-        union = _ranked(attached, catalogues, columns, ra_deg, dec_deg)
+        union = _ranked(attached[label], catalogues, columns, ra_deg, dec_deg)
         mask = union.of_representative()
-        found[f"{slug}_count"] = np.diff(mask.starts).astype(np.int32)
-        found[f"{slug}_rows"] = mask.lists(mask.row)
-        found[f"{slug}_ids"] = mask.lists(_ids(mask, catalogues, columns))
+        own = mask.attached
+        found[f"{slug}_count"] = np.diff(own.starts).astype(np.int32)
+        found[f"{slug}_rows"] = mask.lists(own.row)
+        found[f"{slug}_ids"] = mask.lists(_ids(own, catalogues, columns))
         found[f"{slug}_separation_arcsec"] = mask.lists(mask.separation_arcsec)
         found[f"{slug}_ra_deg"], found[f"{slug}_dec_deg"] = mask.lists(mask.ra_deg), mask.lists(mask.dec_deg)
-        found[f"{slug}_rows_union"] = union.lists(union.row)
+        found[f"{slug}_rows_union"] = union.lists(union.attached.row)
         if columns.many_channels(label):
-            found[f"{slug}_channels"] = mask.lists(mask.channel)
-            found[f"{slug}_channels_union"] = union.lists(union.channel)
+            found[f"{slug}_channels"] = mask.lists(own.channel)
+            found[f"{slug}_channels_union"] = union.lists(union.attached.channel)
         if columns.redshift and columns.redshift_of == columns.labels[label]:
-            redshift = np.full(len(groups), np.nan)
-            some = np.flatnonzero(np.diff(mask.starts))
-            redshift[some] = _looked_up(mask, catalogues, columns, columns.redshift)[mask.starts[some]]
+            redshift = np.full(len(own), np.nan)
+            some = np.flatnonzero(np.diff(own.starts))
+            redshift[some] = _looked_up(own, catalogues, columns, columns.redshift)[own.starts[some]]
     return found, redshift
 
 
@@ -129,12 +129,11 @@ def _ranked(
     attached: AttachedRows, catalogues: Catalogues, columns: SourceColumns, ra_deg: np.ndarray, dec_deg: np.ndarray
 ) -> Ranked:
     """Attached rows with their positions, sorted by distance."""
-    none = np.zeros(0)
-    plain = Ranked(attached.starts, attached.channel, attached.row, none, none, none, attached.by_representative)
-    ra, dec = (_looked_up(plain, catalogues, columns, name) for name in ("ra_deg", "dec_deg"))
+    ra, dec = (_looked_up(attached, catalogues, columns, name) for name in ("ra_deg", "dec_deg"))
     separation, order = ranked_by_separation(ra, dec, ra_deg, dec_deg, attached.starts, attached.row, attached.channel)
-    values = (attached.channel, attached.row, separation, ra, dec, attached.by_representative)
-    return Ranked(attached.starts, *(value[order] for value in values))
+    names = ("channel", "row", "separation_arcsec", "by_representative")
+    ordered = replace(attached, **{name: getattr(attached, name)[order] for name in names})
+    return Ranked(ordered, separation[order], ra[order], dec[order])
 
 
 def _catalogue_of(channel: np.ndarray, columns: SourceColumns) -> np.ndarray:
@@ -153,25 +152,25 @@ def _distinct(values: np.ndarray) -> np.ndarray:
     return values[np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]]
 
 
-def _looked_up(ranked: Ranked, catalogues: Catalogues, columns: SourceColumns, name: str) -> np.ndarray:
+def _looked_up(attached: AttachedRows, catalogues: Catalogues, columns: SourceColumns, name: str) -> np.ndarray:
     """A column of numbers (k,) float64 of the attached rows, NaN where missing."""
-    values = np.full(len(ranked.row), np.nan)
-    channels = _catalogue_of(ranked.channel, columns)
+    values = np.full(len(attached.row), np.nan)
+    channels = _catalogue_of(attached.channel, columns)
     for channel in _present(channels):
         table, own = _table(catalogues, channel, name), channels == channel
-        places = places_of(table, ranked.row[own], f"channel {channel}")
+        places = places_of(table, attached.row[own], f"channel {channel}")
         values[own] = table[name].to_numpy(dtype=np.float64, na_value=np.nan)[places]
     return values
 
 
-def _ids(ranked: Ranked, catalogues: Catalogues, columns: SourceColumns) -> pa.Array:
+def _ids(attached: AttachedRows, catalogues: Catalogues, columns: SourceColumns) -> pa.Array:
     """Ids (k,) of the attached rows as text."""
-    channels = _catalogue_of(ranked.channel, columns)
+    channels = _catalogue_of(attached.channel, columns)
     parts, places = [], []
     for channel in _present(channels):
         own = np.flatnonzero(channels == channel)
         table = _table(catalogues, channel, "id")
-        parts.append(texts(table["id"]).take(pa.array(places_of(table, ranked.row[own], f"channel {channel}"))))
+        parts.append(texts(table["id"]).take(pa.array(places_of(table, attached.row[own], f"channel {channel}"))))
         places.append(own)
     if not parts:
         return pa.array([], pa.string())

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from skysom.engine.collation.neighbours import positions_of_vectors, within_a_turn_deg
-
 from skysom.engine.errors import CollationError
 
 LARGEST_REDSHIFT = 1000.0

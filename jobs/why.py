@@ -230,7 +230,7 @@ def _hosts(
 
     found: tuple[dict[int, list[int]], dict[int, list[int]]] = ({}, {})
     for label, action in enumerate(inputs.actions):
-        if not action.data:
+        if not (action.data or action.nodes):
             continue
         rows = attached_rows(island.groups, island.carried, label, inputs.actions, inputs.base_channels)
         own = slice(*rows.starts[group : group + 2].tolist())

@@ -93,8 +93,8 @@ def write_fits(rows: Rows, stream: BinaryIO) -> int:
     for column in columns:
         if column.missing and column.least:
             raise ExportError(
-                f"{rows.path}: column {column.field.name!r} has missing numbers, for which {column.null} stands in FITS, "
-                "and that number, too; give the missing ones a value of their own, or write a VOTable"
+                f"{rows.path}: column {column.field.name!r} has missing numbers, for which {column.null} stands in "
+                "FITS, and that number, too; give the missing ones a value of their own, or write a VOTable"
             )
     heap_bytes = sum(column.heap_bytes for column in columns)
     wide = heap_bytes > LARGEST_OFFSET

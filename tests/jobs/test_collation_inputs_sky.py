@@ -30,13 +30,16 @@ ROWS, SCALE = 12, made.SCALE
 
 
 def wcs_at(ra, dec, turn_deg=0.0, mirrored=False, side=made.IMAGE_SIDE, off=0.0, scale=SCALE):
-    """A gnomonic image whose centre (``off`` pixels beside it) is at a position, turned and perhaps mirrored."""
+    """A gnomonic image whose centre (``off`` pixels beside it) is at a position, turned and perhaps mirrored.
+
+    scale : arcsec a pixel, one or of columns and rows.
+    """
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.crval, wcs.wcs.crpix = [ra, dec], [(side + 1) / 2 + off, (side + 1) / 2]
     turn = np.radians(turn_deg)
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    wcs.wcs.cd = np.diag([1.0 if mirrored else -1.0, 1.0]) @ matrix * scale / 3600
+    wcs.wcs.cd = np.diag([1.0 if mirrored else -1.0, 1.0]) @ matrix * np.asarray(scale) / 3600
     wcs.wcs.set()
     return wcs
 
@@ -130,6 +133,64 @@ def test_sources_beside_the_centres_of_their_cut_outs(tmp_path, capsys):
     output = survey_of_files(tmp_path / "few", lambda row, ra, dec: wcs_at(ra, dec, 45, off=9.0 * (row in (3, 8))))
     notes = inputs_from_output(output, CollateOptions()).origin["notes"]
     assert notes == ["2 sources lie more than 2 pixels from the centres of their cut-outs"]
+
+
+OBLONG = (2.0, 3.0)
+
+
+@pytest.mark.parametrize("turn", [45.0, 90.0, 200.0])
+def test_pixels_that_are_not_square_on_images_that_are_turned(tmp_path, turn):
+    def wcs_of(row, ra, dec):
+        wcs = wcs_at(ra, dec, turn)
+        wcs.wcs.cd = np.diag(np.array(OBLONG) / SCALE) @ wcs.wcs.cd
+        return wcs
+
+    output = survey_of_files(tmp_path, wcs_of)
+    with pytest.raises(ConfigError, match=r"pixels of 2 by 3 arcsec on images that are turned: .* resample at ingest"):
+        inputs_from_output(output, CollateOptions(pixel_scale_arcsec=OBLONG))
+
+
+@pytest.mark.parametrize(("turn", "mirrored"), [(0.0, False), (180.0, False), (0.0, True)])
+def test_pixels_that_are_not_square_on_images_that_are_not(tmp_path, turn, mirrored):
+    output = survey_of_files(tmp_path, lambda row, ra, dec: wcs_at(ra, dec, turn, mirrored, scale=OBLONG))
+    inputs = inputs_from_output(output, CollateOptions(pixel_scale_arcsec=OBLONG))
+    assert (inputs.pixel_scale_arcsec, inputs.origin["notes"]) == (OBLONG, [])
+
+
+def notes_of(output, **options):
+    return inputs_from_output(output, CollateOptions(**options)).origin["notes"]
+
+
+def test_images_of_another_scale_than_the_stated_one(tmp_path, capsys):
+    files = survey_of_files(tmp_path / "files", lambda row, ra, dec: wcs_at(ra, dec, 30.0 * (row > 3), scale=2.5))
+    (note,) = notes_of(files)
+    assert "coordinates have pixels of 2.5 by 2.5 arcsec as they were mapped, the masks are laid on the sky wi" in note
+    assert note in capsys.readouterr().err
+    assert notes_of(files, pixel_scale_arcsec=(2.5, 2.5)) == []
+    assert notes_of(survey_of_files(tmp_path / "near", lambda row, ra, dec: wcs_at(ra, dec, scale=2.01))) == []
+    (tmp_path / "tiles").mkdir()
+    tile = wcs_at(0.0, 20.0, side=2001, scale=(1.0, 2.0))
+    fits.PrimaryHDU(np.ones((2001, 2001), np.float32), tile.to_header()).writeto(tmp_path / "tiles" / "tile.fits")
+    output = made.make_survey(tmp_path / "survey", ROWS, parts=[part(tmp_path / "tiles", False)])
+    made.annotate(output)
+    assert "pixels of 1 by 2 arcsec" in notes_of(output)[-1]
+
+
+def test_the_scale_of_images_is_that_after_their_preparation(tmp_path):
+    def wcs_of(row, ra, dec):
+        return wcs_at(ra, dec, scale=1.0)
+
+    chain = [["block_mean", {"max_side": made.IMAGE_SIDE}]]
+    for name, attrs in (
+        ("files", {"pixel_scale_arcsec": 1.0}),
+        ("resampled", {"resample_arcsec": 2.0, "pixel_scale_arcsec": 2.0}),
+    ):
+        attrs = {"pixel_scale_arcsec": 1.0, "chain": chain, "image_side": 2 * made.IMAGE_SIDE} | attrs
+        assert notes_of(survey_of_files(tmp_path / name, wcs_of, **attrs)) == []
+    attrs = {"pixel_scale_arcsec": 2.0, "chain": chain, "image_side": 2 * made.IMAGE_SIDE}
+    (note,) = notes_of(survey_of_files(tmp_path / "not", wcs_of, **attrs))
+    assert "pixels of 2 by 2 arcsec as they were mapped, the masks are laid on the sky with 4 by 4" in note
+    assert notes_of(survey_of_files(tmp_path / "anew", wcs_of, resample_arcsec=SCALE)) == []
 
 
 @pytest.mark.parametrize(("turn", "mirrored"), [(30.0, False), (200.0, True)])

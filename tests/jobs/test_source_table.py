@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from skysom.engine.collation.grouping import group
 from skysom.engine.collation.shapes import group_shapes
 from skysom.engine.errors import CollationError
-from skysom.jobs.source_table import component_table, number_sources, rows_needed, source_table
+from skysom.jobs.source_table import component_table, number_sources, rows_attached, rows_needed, source_table
 from skysom.storage.table_export import text_of
 
 _spec = importlib.util.spec_from_file_location("source_table_skies", Path(__file__).with_name("source_table_skies.py"))
@@ -181,6 +181,66 @@ def test_shapes_and_linear_sizes() -> None:
     assert (z < 0).any()
 
 
+def test_angles_and_paths_are_those_of_astropy() -> None:
+    sky = skies.sky(6, 60)
+    sources, _ = tables(sky)
+    checked = 0
+    for row in sources.to_pylist():
+        members = sky.base.loc[row["members"], ["ra_deg", "dec_deg"]].dropna()
+        if not 2 <= len(members) <= 6:
+            continue
+        places = SkyCoord(members["ra_deg"], members["dec_deg"], unit="deg")
+        far = places[:, None].separation(places[None, :]).arcsec
+        first, second = max(combinations(range(len(places)), 2), key=lambda pair: far[pair])
+        between = permutations([k for k in range(len(places)) if k not in (first, second)])
+        paths = [sum(far[a, b] for a, b in pairwise([first, *middle, second])) for middle in between]
+        assert row["path_arcsec"] == pytest.approx(min(paths), abs=1e-7)
+        assert row["size_arcsec"] == pytest.approx(far[first, second], abs=1e-7)
+        angle = places[first].position_angle(places[second]).deg
+        assert (row["position_angle_deg"] - angle + 180) % 360 - 180 == pytest.approx(0, abs=1e-6)
+        checked += len(members) > 2
+    assert checked > 1
+
+
+def test_members_at_one_place_have_no_position_angle() -> None:
+    sky = skies.sky(3)
+    several = next(row for row in tables(sky)[0].to_pylist() if row["components"] > 2 and row["size_arcsec"])
+    base = sky.base.copy()
+    base.loc[several["members"], ["ra_deg", "dec_deg"]] = (10.0, 20.0)
+    row = tables(replace(sky, base=base))[0].to_pylist()[several_at(sky, several["source"])]
+    assert (row["source"], row["size_arcsec"], row["position_angle_deg"]) == (several["source"], 0.0, None)
+
+
+def several_at(sky: Any, smallest_row: int) -> int:
+    """Number of the source whose smallest row this is."""
+    return int(sky.groups.group_of[smallest_row])
+
+
+def test_links_attach_rows_of_other_catalogues() -> None:
+    sky = skies.sky(12)
+    bits = sky.carried.bits | ((sky.carried.channel == 1) & (sky.carried.row % 3 > 0)).astype(np.uint64)
+    carried = replace(sky.carried, bits=bits)
+    channels = ((0, 1), *sky.columns.label_channels[1:])
+    columns = replace(sky.columns, label_channels=channels, redshift_of="Related radio")
+    groups = group(carried, np.arange(len(sky.base)), sky.groups.count, columns.actions, [True, False])
+    sky = replace(sky, carried=carried, columns=columns, groups=groups)
+    sources, _ = tables(sky)
+    own_rows = rows_needed(rows_attached(groups, carried, columns), columns)
+    some = 0
+    for g, row in enumerate(sources.to_pylist()):
+        evidence = groups.evidence_source[groups.evidence_starts[g] : groups.evidence_starts[g + 1]].tolist()
+        wanted = [{r for channel, r in under(sky, source, 0) if channel == 1} for source in evidence]
+        found = row["related_radio_rows"]
+        assert sorted(found) == sorted(wanted[0] if wanted else [])
+        assert row["related_radio_count"] == len(found)
+        assert row["related_radio_ids"] == [str(sky.infrared.loc[host, "id"]) for host in found]
+        assert set(row["related_radio_rows_union"]) == set().union(*wanted) <= set(own_rows[1].tolist())
+        assert row["redshift"] == (sky.infrared.loc[found[0], "z"] if found else None)
+        some += len(found) > 1
+    assert some
+    assert "related_radio_channels" not in sources.column_names
+
+
 def test_the_redshift_of_the_first_host() -> None:
     sky = skies.sky(8, redshift_of="IR host")
     for row in tables(sky)[0].to_pylist():
@@ -222,10 +282,11 @@ def test_parts_one_below_another_are_the_whole() -> None:
         rows = np.flatnonzero(np.isin(island, islands))
         own = carried.of_sources(rows)
         groups = group(own, rows, rank[rows], sky.columns.actions, [True, False])
-        needed = rows_needed(groups, own, sky.columns)
+        attached = rows_attached(groups, own, sky.columns)
+        needed = rows_needed(attached, sky.columns)
         base = sky.base.loc[np.union1d(rows, needed.get(0, rows))]
         infrared = sky.infrared.loc[needed.get(1, np.zeros(0, int))]
-        part = source_table(groups, base, own, {1: infrared}, sky.columns)
+        part = source_table(groups, base, own, {1: infrared}, sky.columns, attached)
         parts.append((part, component_table(groups, base, part, sky.columns)))
     together = pa.concat_tables([part for part, _ in parts]).sort_by("source").combine_chunks()
     assert together.equals(sources.combine_chunks())
@@ -241,7 +302,7 @@ def test_empty_parts_have_the_same_columns(tmp_path: Path) -> None:
     empty = source_table(none, sky.base.iloc[:0], sky.carried.take(slice(0, 0)), {}, sky.columns)
     assert empty.schema.equals(sky.columns.schema, check_metadata=True)
     assert len(empty) == len(component_table(none, sky.base.iloc[:0], empty, sky.columns)) == 0
-    assert rows_needed(none, sky.carried, sky.columns) == {}
+    assert rows_needed(rows_attached(none, sky.carried, sky.columns), sky.columns) == {}
     pq.write_table(empty, tmp_path / "empty.parquet")
     field = pq.read_schema(tmp_path / "empty.parquet").field("size_arcsec")
     assert (text_of(field, "unit"), text_of(field, "ucd")) == ("arcsec", "phys.angSize")
@@ -273,7 +334,7 @@ def test_rows_that_are_needed_and_missing() -> None:
     sky = skies.sky(4)
     with pytest.raises(CollationError, match="row 0 is needed"):
         source_table(sky.groups, sky.base.iloc[1:], sky.carried, {1: sky.infrared}, sky.columns)
-    needed = rows_needed(sky.groups, sky.carried, sky.columns)
+    needed = rows_needed(rows_attached(sky.groups, sky.carried, sky.columns), sky.columns)
     with pytest.raises(CollationError, match=f"channel 1: row {needed[1][0]} is needed"):
         source_table(sky.groups, sky.base, sky.carried, {1: sky.infrared.drop(needed[1][0])}, sky.columns)
     with pytest.raises(CollationError, match="no table"):

@@ -11,6 +11,7 @@ from astropy import units as u
 from astropy.io.votable.ucd import check_ucd
 
 from skysom.engine.collation.actions import Action, Effect, actions_for
+from skysom.jobs.collation_evidence import evidence_schema
 from skysom.jobs.collation_inputs import CatalogueFile, CollationInputs, Mapped
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.source_table_columns import SourceColumns
@@ -38,6 +39,41 @@ def test_slugs_are_plain_and_all_different() -> None:
         "ir_host_3",
     )
     assert len(set(made.schema.names)) == len(made.schema.names)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "flux", "slugs"),
+    [
+        ({"member": "DATA_ATTACH", "Members": "FLAG"}, (), ("label_member", "label_members")),
+        ({"Host": "FLAG", "Host union": "FLAG"}, (), ("host", "host_union_2")),
+        ({"Host union": "FLAG", "Host": "FLAG"}, (), ("host_union", "host_2")),
+        ({"Host": "DATA_ATTACH", "Host count": "FLAG"}, (), ("host", "host_count_2")),
+        ({"Host": "DATA_ATTACH", "Host rows": "LINK"}, (), ("host", "host_rows_2")),
+        ({"Total sum": "FLAG", "Peak": "FLAG"}, ("Total", "Peak"), ("label_total_sum", "peak")),
+    ],
+)
+def test_columns_of_labels_never_meet(chosen: dict[str, Any], flux: tuple[str, ...], slugs: tuple[str, ...]) -> None:
+    made = columns(chosen, flux=flux)
+    assert made.slugs == slugs
+    assert columns(dict.fromkeys(chosen, "PASS"), flux=flux).slugs == slugs
+    for names in (made.schema.names, evidence_schema(made.slugs).names):
+        assert len({name.casefold() for name in names}) == len(names)
+
+
+def test_actions_on_nodes_attach_rows_of_other_catalogues() -> None:
+    names = ("LINK", "UNLINK", "ISOLATE", "NODE_ATTACH")
+    made = columns({name: name for name in names}, ((0, 1), (1,), (0,), (0, 1, 2)))
+    assert [made.data_channels(label) for label in range(4)] == [(1,), (1,), (), (1,)]
+    assert made.data_labels == (0, 1, 3)
+    assert {"link_rows", "unlink_count", "node_attach_rows_union"} <= set(made.schema.names)
+    assert not {"isolate_rows", "link_channels", "node_attach_channels"} & set(made.schema.names)
+    assert columns({"Link": "LINK"}, ((0, 1),), redshift="z", redshift_of="Link").redshift_of == "Link"
+
+    def act(island: Any, source: int, rows: Any) -> Effect:
+        return Effect(link=rows.get(0, ()))
+
+    assert not columns({"x": Action("MINE", act, nodes=True)}, ((0, 1),)).data_labels
+    assert not columns({"x": "FLAG", "y": "PASS"}, ((0, 1), (1,))).data_labels
 
 
 def test_columns_of_labels() -> None:
@@ -86,7 +122,7 @@ def test_units_and_ucds_are_the_standards() -> None:
         ({"extra": dict, "extra_types": {"a": "complex"}}, "one of int, float, str, bool"),
         ({"extra": dict, "extra_types": {"name": "str"}}, "two columns 'name'"),
         ({"flux": ("S", "S")}, "two columns 'S_sum'"),
-        ({"redshift": "z", "redshift_of": "Link"}, "DATA_ATTACH"),
+        ({"redshift": "z", "redshift_of": "Link"}, "'best', or a label that attaches rows"),
     ],
 )
 def test_settings_that_do_not_fit(more: dict[str, Any], words: str) -> None:

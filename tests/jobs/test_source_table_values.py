@@ -9,6 +9,7 @@ from astropy.cosmology import Planck18
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skysom.engine.errors import CollationError
 from skysom.jobs.source_table_values import best_members, names, positions, sizes_kpc, sums
 
 
@@ -63,7 +64,7 @@ def test_names_cut_their_digits_off() -> None:
         "J000000.9-900000",
         "J000000.1+900000",
         None,
-        "J000000.0-000000",
+        "J000000.0+000000",
     ]
     assert names(ra[:1], dec[:1], "VLASS é ").to_pylist() == ["VLASS é J100000.0+020000"]
     assert names(ra[:0], dec[:0]).to_pylist() == []
@@ -79,6 +80,14 @@ def test_names_are_never_rounded_up(tenths: int, arcsec: int, part: float) -> No
     sign, size = "-" if arcsec < 0 else "+", abs(arcsec)
     time = f"{hours:02d}{minutes:02d}{rest // 10:02d}.{rest % 10}"
     assert name == f"J{time}{sign}{size // 3600:02d}{size // 60 % 60:02d}{size % 60:02d}"
+
+
+def test_more_names_than_an_array_holds() -> None:
+    many = np.broadcast_to(0.0, 2**27)
+    with pytest.raises(CollationError, match="134,217,728 names of 16 bytes are more than one array holds"):
+        names(many, many)
+    with pytest.raises(CollationError, match="shorten the prefix"):
+        names(many[: 2**26], many[: 2**26], "of a survey so far ")
 
 
 def test_best_members() -> None:

@@ -144,6 +144,53 @@ def test_values_that_are_no_numbers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(lists, [[x, 1.0] for x in values])
 
 
+def test_numbers_that_are_missing_within_lists(tmp_path: Path) -> None:
+    schema = pa.schema([("far", pa.list_(pa.float64())), ("near", pa.list_(pa.float32()))])
+    rows = [{"far": [1.0, None, 3.0], "near": [None]}, {"far": None, "near": [2.0, None]}]
+    source = written(tmp_path / "lists.parquet", rows, schema)
+    for name in ("lists.fits", "lists.vot"):
+        export_sources(source, tmp_path / name)
+        found = Table.read(tmp_path / name)
+        for column, wanted in (("far", [[1, np.nan, 3], []]), ("near", [[np.nan], [2, np.nan]])):
+            for values, others in zip(found[column], wanted, strict=True):
+                np.testing.assert_array_equal(np.ma.filled(np.ma.MaskedArray(values, dtype=float), np.nan), others)
+    whole = pa.schema([("rows", pa.list_(pa.int64()))])
+    source = written(tmp_path / "rows.parquet", [{"rows": [1, None, 3]}, {"rows": None}], whole)
+    for name in ("rows.fits", "rows.vot"):
+        with pytest.raises(ExportError, match="'rows' has lists of whole numbers of which 1 are missing"):
+            export_sources(source, tmp_path / name)
+
+
+def test_the_least_number_is_not_missing(tmp_path: Path) -> None:
+    kinds = {"short": (pa.int16(), -(2**15)), "int": (pa.int32(), -(2**31)), "long": (pa.int64(), -(2**63))}
+    for name, (kind, least) in kinds.items():
+        schema = pa.schema([("k", kind), ("other", kind)])
+        source = written(tmp_path / f"{name}.parquet", [{"k": least, "other": 1}, {"k": 5}, {"k": 0}], schema)
+        export_sources(source, tmp_path / f"{name}.fits")
+        header = fits.getheader(tmp_path / f"{name}.fits", 1)
+        assert ("TNULL1" in header, header["TNULL2"]) == (False, least)
+        found = Table.read(tmp_path / f"{name}.fits")
+        assert np.ma.MaskedArray(found["k"]).tolist() == [least, 5, 0]
+        assert np.ma.MaskedArray(found["other"]).tolist() == [1, None, None]
+        both = written(tmp_path / f"both-{name}.parquet", [{"k": least}, {"k": 5}, {"k": None}], schema)
+        with pytest.raises(ExportError, match=f"'k' has missing numbers, for which {least} stands in FITS"):
+            export_sources(both, tmp_path / f"both-{name}.fits")
+
+
+def test_unsigned_numbers_of_64_bits(tmp_path: Path) -> None:
+    schema = pa.schema([("big", pa.uint64()), ("bigs", pa.list_(pa.uint64()))])
+    source = written(tmp_path / "fit.parquet", [{"big": 2**63 - 1, "bigs": [1, 2**63 - 1]}, {"bigs": []}], schema)
+    for row, column in (({"big": 2**63}, "big"), ({"big": 1, "bigs": [2**63]}, "bigs")):
+        beyond = written(tmp_path / "beyond.parquet", [row], schema)
+        for name in ("big.fits", "big.vot"):
+            export_sources(source, tmp_path / name, overwrite=True)
+            found = Table.read(tmp_path / name)
+            assert np.ma.MaskedArray(found["big"]).tolist() == [2**63 - 1, None]
+            assert np.asarray(found["bigs"][0]).tolist() == [1, 2**63 - 1]
+            with pytest.raises(ExportError, match=f"column '{column}' holds numbers beyond"):
+                export_sources(beyond, tmp_path / name, overwrite=True)
+
+
 def test_long_texts_and_large_heaps(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_export_fits, "FIXED_BYTES", 30)
     monkeypatch.setattr(table_export_fits, "LARGEST_OFFSET", 30)
