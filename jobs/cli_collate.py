@@ -8,9 +8,9 @@ import typer
 from skysom.jobs.cli_options import RayAddress, SomName, open_output, runtime_of
 
 if TYPE_CHECKING:
-    from skysom.jobs.collate import CollateSettings
-    from skysom.jobs.collation_inputs import CollationInputs
-    from skysom.jobs.collation_inputs_assembly import CollateOptions
+    from skysom.jobs.collation.collate import CollateSettings
+    from skysom.jobs.collation.inputs import CollationInputs
+    from skysom.jobs.collation.inputs_assembly import CollateOptions
 
 COLLATE_HELP = """Collate components into sources: each component's neuron has masks, which say what belongs to it.
 
@@ -173,8 +173,8 @@ def collate_command(
     rows_per_box: RowsPerBox = 200_000,
 ) -> None:
     """`COLLATE_HELP` says what it does; typer shows it."""
-    from skysom.jobs.collate import CollateSettings
-    from skysom.jobs.collation_inputs_assembly import CollateOptions
+    from skysom.jobs.collation.collate import CollateSettings
+    from skysom.jobs.collation.inputs_assembly import CollateOptions
 
     options = CollateOptions(
         catalogues=_catalogues(catalogue or [], ra_column or [], dec_column or [], id_column or []),
@@ -216,12 +216,12 @@ def _run(
     inputs: "CollationInputs", directory: str, settings: "CollateSettings", scheduler: str | None, dry: bool
 ) -> None:
     if dry:
-        from skysom.jobs.collation_dry_run import dry_run
+        from skysom.jobs.collation.dry_run import dry_run
 
         found = dry_run(inputs, directory, settings, scheduler=scheduler)
         typer.echo(f"sources: {found.folder / 'sources.parquet'}\npicture: {found.picture}")
         return
-    from skysom.jobs.collate import collate
+    from skysom.jobs.collation.collate import collate
 
     summary = collate(inputs, directory, settings, scheduler=scheduler)
     typer.echo(
@@ -247,7 +247,7 @@ def _inputs(
         given = [name for name in PINK_FILES[:3] if files[name] is not None]
         if given:
             raise ConfigError(f"{given[0]} is for files of pyink, in place of OUTPUT {output}; give one or the other")
-        from skysom.jobs.collation_inputs_output import inputs_from_output
+        from skysom.jobs.collation.inputs_output import inputs_from_output
         from skysom.jobs.mapping_reader import mapping_name
 
         survey = open_output(output)
@@ -264,7 +264,7 @@ def _inputs(
         raise ConfigError(f"{', '.join(missing)} missing; files of pyink need {', '.join(PINK_FILES)}")
     if som_name is not None:
         raise ConfigError(f"--som-name {som_name} chooses a map of OUTPUT; files of pyink hold one")
-    from skysom.jobs.collation_pyink import inputs_from_pyink
+    from skysom.jobs.collation.pyink import inputs_from_pyink
 
     inputs = inputs_from_pyink(Path(str(som)), Path(str(mapping)), Path(str(transform)), str(annotations), options)
     return inputs, "collation"
@@ -272,7 +272,7 @@ def _inputs(
 
 def _catalogues(paths: list[str], ra: list[str], dec: list[str], ids: list[str]) -> tuple:
     """The catalogues with their columns; of --ra-column and the like the n-th is for the n-th catalogue."""
-    from skysom.jobs.collation_inputs_catalogue import CatalogueChoice
+    from skysom.jobs.collation.inputs_catalogue import CatalogueChoice
     from skysom.jobs.errors import ConfigError
 
     for option, given in (("--ra-column", ra), ("--dec-column", dec), ("--id-column", ids)):

@@ -39,9 +39,9 @@ def why_command(
 
               skysom why survey/collation --id J123049.41+122328.0
     """
+    from skysom.jobs.collation.why import why
+    from skysom.jobs.collation.why_inputs import PinkFiles, open_collation
     from skysom.jobs.errors import ConfigError
-    from skysom.jobs.why import why
-    from skysom.jobs.why_inputs import PinkFiles, open_collation
 
     if sum(given is not None for given in (source, row, name)) != 1:
         raise ConfigError("name one source: its number, or a component with --row or --id")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skysom.cluster.tables import compute_each, dask_scheduler, default_scheduler
-from skysom.jobs.collation_tables import read_part, stack, write_parts
+from skysom.jobs.collation.tables import read_part, stack, write_parts
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.join_columns import (
     PositionColumns,

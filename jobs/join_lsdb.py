@@ -126,7 +126,7 @@ def opened(path: Place, columns: tuple[str, ...]) -> Any:
     import lsdb
 
     there = hats.read_structure(path).schema.names
-    return lsdb.open_catalog(str(path), columns=[*columns, *({hats.ROW_COLUMN} & set(there))])
+    return lsdb.open_catalog(path, columns=[*columns, *({hats.ROW_COLUMN} & set(there))])
 
 
 # --- matching -------------------------------------------------------------------------------------
@@ -147,15 +147,15 @@ def brought_together(
     """The lazy catalogue that an algorithm makes of every left partition and the right rows in and around it."""
     _keep_compiled()
     left = opened(sides[0], plan.left_columns if left_columns is None else left_columns)
-    return left.crossmatch(
-        opened(sides[1], plan.right_needed),
-        algorithm=algorithm,
-        how=plan.settings.keep,
-        suffixes=("", ADDED),
-        suffix_method="all_columns",
-        output_catalog_name="joined",
-        log_changes=False,
-    )
+    right = opened(sides[1], plan.right_needed)
+    names: Any = {"suffixes": ("", ADDED), "suffix_method": "all_columns", "log_changes": False}
+    try:
+        return left.crossmatch(right, algorithm=algorithm, how=plan.settings.keep, **names)
+    except RuntimeError as error:
+        if plan.settings.keep != "inner" or "overlap" not in str(error):
+            raise
+        # No left partition has a right row in it or near: what is left of the left rows then is dropped at the end.
+        return left.crossmatch(right, algorithm=algorithm, how="left", **names)
 
 
 def open_backend() -> None:
@@ -210,6 +210,7 @@ def _taken_pairs(sides: tuple[Place, Place], plan: SkyPlan, folder: Path, schedu
 def _pair_rows(frame: "pd.DataFrame") -> "pd.DataFrame":
     import pandas as pd
 
+    frame = frame[frame[LSDB_SEPARATION].notna()]
     return pd.DataFrame(
         {
             "left": frame[hats.ROW_COLUMN].to_numpy(np.int64),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skysom.cluster.tables import compute_each, dask_scheduler
+from skysom.jobs.errors import ConfigError
 from skysom.jobs.join_columns import chosen_rows
 from skysom.jobs.join_sky import LSDB_RANK, Joined, SkyPlan
 from skysom.jobs.join_work import WorkFolder
@@ -36,6 +37,8 @@ def finished(frame: "pd.DataFrame", plan: SkyPlan) -> "pa.Table":
 
     table = table_of(frame, index=True)
     table = table.filter(pa.array(chosen_rows(table, plan.settings.left_where)))
+    if plan.settings.keep == "inner":
+        table = table.filter(table[LSDB_RANK].is_valid())
     keys = [table[hats.INDEX_COLUMN].to_numpy()]
     if hats.ROW_COLUMN in table.column_names:
         keys.insert(0, table[hats.ROW_COLUMN].to_numpy())
@@ -165,6 +168,8 @@ class Writing:
             write_tables(self._tables(written), self.plan.schema, self.work.target, columns, overwrite=True)
             self.work.done()
             return
+        if not written:
+            raise ConfigError(f"no row is left for {self.work.target}, and HATS needs one; write a .parquet")
         counts = hats.PixelCounts()
         for one in written:
             counts = counts.plus(self._read(one, [hats.INDEX_COLUMN])[hats.INDEX_COLUMN].to_numpy())

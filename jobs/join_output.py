@@ -67,6 +67,8 @@ def write_tables(
             from skysom.jobs.join_hats import HatsOptions, import_hats
 
             assert columns is not None
+            if not rows:
+                raise ConfigError(f"no row is left for {path}, and HATS needs one; write a .parquet")
             options = HatsOptions(*columns, margin_arcsec=0)
             import_hats(beside, path, options, overwrite=overwrite)
         return rows

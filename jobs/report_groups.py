@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skysom.jobs.collation_folder import SUMMARY
+from skysom.jobs.collation.folder import SUMMARY
 from skysom.jobs.report_words import Section, number
 from skysom.storage import place as places
 from skysom.storage.catalogue import parquet_source
@@ -116,7 +116,7 @@ def _scan(
 ) -> tuple[np.ndarray, list[LabelCount], dict[str, int], dict[str, int]]:
     """Counts of components, of labels, numbers of the sources to show, and other counts, in one pass."""
     from skysom.engine.collation.actions import actions_for
-    from skysom.jobs.source_table import SourceColumns
+    from skysom.jobs.collation.source_table import SourceColumns
 
     actions: Mapping[str, str] = summary["origin"]["actions"]
     nothing = actions_for(tuple(actions), dict.fromkeys(actions, "PASS"))
@@ -204,9 +204,9 @@ def _blocks(path: Place) -> Iterator[dict[str, Any]]:
 
 def _drawn(folder: Place, output: Place, chosen: Mapping[str, int]) -> tuple[list[Example], str]:
     """The examples with their pictures, or their numbers alone and why nothing is drawn."""
+    from skysom.jobs.collation.why import why
+    from skysom.jobs.collation.why_inputs import open_collation
     from skysom.jobs.errors import SkysomErrors
-    from skysom.jobs.why import why
-    from skysom.jobs.why_inputs import open_collation
 
     if not chosen:
         return [], ""

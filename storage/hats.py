@@ -51,6 +51,7 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(lsdb|hats|nested_pandas)\b")
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(lsdb|hats|nested_pandas)\b")
+        warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm, in a notebook without its widgets
         yield
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from skysom.storage import place as places
 from skysom.storage.catalogue import FORMATS, parquet_source, read_catalogue
 from skysom.storage.errors import CatalogueError, PlaceError
-from skysom.storage.place import Place, place
+from skysom.storage.place import Place, is_remote, place
 
 PART_ROWS = 250_000
 """Rows of a part, unless another number is asked for."""
@@ -115,7 +115,7 @@ def is_hats(path: str | Place) -> bool:
     """Whether a HATS catalogue, or a collection of them, is in this directory."""
     path = place(path)
     names = ("collection.properties", "hats.properties", "properties")
-    return places.is_dir(path) and any(places.is_file(path / name) for name in names)
+    return (is_remote(path) or path.is_dir()) and any(places.is_file(path / name) for name in names)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ import collate_skies
 from collate_skies import EMU, LABELS, NEURONS, VLASS, SkyKind
 
 if TYPE_CHECKING:
-    from skysom.jobs.collation_inputs import CollationInputs
+    from skysom.jobs.collation.inputs import CollationInputs
 
 MOST_SECONDS, MOST_GB, MOST_EXPONENT = 180.0, 2.0, 1.1
 THREADS = 2
@@ -80,7 +80,7 @@ def inputs_of(kind: SkyKind, folder: Path) -> "CollationInputs":
 
     from skysom.engine.collation.actions import actions_for
     from skysom.engine.collation.orders import best_matching_first
-    from skysom.jobs.collation_inputs import CatalogueFile, CollationInputs, Mapped
+    from skysom.jobs.collation.inputs import CatalogueFile, CollationInputs, Mapped
 
     with np.load(folder / "mapping.npz") as saved:
         columns = {name: saved[name] for name in ("neuron", "angle_rad", "flip", "distance")}
@@ -112,7 +112,7 @@ def _status_gb(name: str) -> float:
 def measure(kind: SkyKind, folder: Path, tiny: Path) -> Measured:
     """Collate a sky; runs in a process of its own."""
     from skysom.engine.collation import group_kernels, projection_kernels, shapes_kernels
-    from skysom.jobs.collate import CollateSettings, collate
+    from skysom.jobs.collation.collate import CollateSettings, collate
 
     assert all((group_kernels, projection_kernels, shapes_kernels))
     imported = _status_gb("VmRSS")

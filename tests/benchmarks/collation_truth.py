@@ -141,10 +141,10 @@ def save_masks(folder: Path, drawn: Drawn, author: str) -> None:
 
 def collated(folder: Path, sky: SimulatedSky, name: str) -> Found:
     """What `collate` finds with the annotations that are there, as groups and hosts."""
-    from skysom.jobs.collate import CollateSettings, collate
-    from skysom.jobs.collation_inputs_assembly import CollateOptions
-    from skysom.jobs.collation_inputs_catalogue import CatalogueChoice
-    from skysom.jobs.collation_inputs_output import inputs_from_output
+    from skysom.jobs.collation.collate import CollateSettings, collate
+    from skysom.jobs.collation.inputs_assembly import CollateOptions
+    from skysom.jobs.collation.inputs_catalogue import CatalogueChoice
+    from skysom.jobs.collation.inputs_output import inputs_from_output
     from skysom.jobs.output import Output
 
     actions = folder / "actions.toml"

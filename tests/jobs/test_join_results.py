@@ -18,7 +18,9 @@ from skysom.jobs.errors import ConfigError
 from skysom.jobs.join_results import ResultsJoin, join_results
 from skysom.storage.errors import CatalogueError
 
-_spec = importlib.util.spec_from_file_location("collation_survey", Path(__file__).with_name("collation_survey.py"))
+_spec = importlib.util.spec_from_file_location(
+    "collation_survey", Path(__file__).parent / "collation" / "collation_survey.py"
+)
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)
 

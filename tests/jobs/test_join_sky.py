@@ -246,6 +246,22 @@ def test_what_does_not_fit_is_told_before_work_starts(tmp_path, catalogues):
         join_sky(*sides, SkyJoin(1), out)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_catalogues_that_lie_apart(tmp_path, backend):
+    for name, dec in (("left", [10.0, 11.0]), ("right", [-40.0, -41.0])):
+        pd.DataFrame({"id": [0, 1], "ra": [10.0, 20.0], "dec": dec}).to_csv(tmp_path / f"{name}.csv", index=False)
+    sides = tmp_path / "left.csv", tmp_path / "right.csv"
+    for how in ("nearest", "one-to-one"):
+        found = join_sky(*sides, SkyJoin(1, how, "inner"), tmp_path / f"{how}.parquet", backend=backend)
+        assert (found.left, found.matched, found.rows) == (2, 0, 0)
+        assert len(pq.read_table(tmp_path / f"{how}.parquet")) == 0
+    with pytest.raises(ConfigError, match="no row is left"):
+        join_sky(*sides, SkyJoin(1, keep="inner"), tmp_path / "hats", backend=backend)
+    assert not (tmp_path / "hats").exists()
+    join_sky(*sides, SkyJoin(1), tmp_path / "left.parquet", backend=backend)
+    assert pq.read_table(tmp_path / "left.parquet")["rank"].to_pylist() == [None, None]
+
+
 def test_units_other_than_degrees_are_refused(tmp_path, catalogues):
     from astropy.table import Table
 

@@ -12,14 +12,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from skysom.jobs.collate import collate
-from skysom.jobs.collation_inputs_assembly import CollateOptions
-from skysom.jobs.collation_inputs_output import inputs_from_output
+from skysom.jobs.collation.collate import collate
+from skysom.jobs.collation.inputs_assembly import CollateOptions
+from skysom.jobs.collation.inputs_output import inputs_from_output
 from skysom.jobs.report_groups import groups_section, read_groups
 
 for _name in ("random_skies", "collation_survey"):
     if _name not in sys.modules:
-        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
+        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).parent / "collation" / f"{_name}.py")
         sys.modules[_name] = importlib.util.module_from_spec(_spec)
         _spec.loader.exec_module(sys.modules[_name])
 skies, surveys = sys.modules["random_skies"], sys.modules["collation_survey"]
