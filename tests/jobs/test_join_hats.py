@@ -16,6 +16,7 @@ from skysom.jobs.join_hats import HatsOptions, import_hats
 from skysom.jobs.join_sky import SkyJoin, join_sky
 from skysom.storage.errors import CatalogueError
 from skysom.storage.hats import NO_POSITION, ROW_COLUMN, margin_of, quiet, read_structure
+from skysom.storage.place import place
 from skysom.storage.table_stream import open_table
 
 
@@ -209,6 +210,21 @@ def test_a_catalogue_of_others_is_read_and_joined(tmp_path, table):
     import_hats(tmp_path / "theirs", tmp_path / "ours")
     join_sky(tmp_path / "ours", tmp_path / "ours", SkyJoin(50, "one-to-one"), tmp_path / "b.parquet", backend="lsdb")
     assert pq.read_table(tmp_path / "b.parquet")["rank"].to_pylist() == [1] * 298
+
+
+def test_a_catalogue_in_an_object_store_is_joined(tmp_path, table, s3):
+    table.to_parquet(tmp_path / "cat.parquet")
+    import_hats(tmp_path / "cat.parquet", tmp_path / "a", HatsOptions(margin_arcsec=100, partition_rows=100))
+    for path in (tmp_path / "a").rglob("*"):
+        if path.is_file():
+            (place(s3) / "a" / path.relative_to(tmp_path / "a").as_posix()).write_bytes(path.read_bytes())
+    found = []
+    for backend in ("astropy", "lsdb"):
+        target = tmp_path / f"{backend}.parquet"
+        join_sky(tmp_path / "cat.parquet", f"{s3}/a", SkyJoin(50, "one-to-one"), target, backend=backend)
+        found.append(pq.read_table(target).sort_by("name"))
+    assert found[0]["rank"].null_count == 2
+    assert found[0].equals(found[1])
 
 
 def test_what_cannot_become_hats_is_told(tmp_path, table):

@@ -63,13 +63,13 @@ def check(folder, case):
 
 
 @given(cases())
-@settings(deadline=None, max_examples=5, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=3, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_partitions_give_the_answer_of_the_whole(tmp_path_factory, case):
     check(tmp_path_factory.mktemp("sky"), case)
 
 
 @pytest.mark.slow
 @given(cases())
-@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 def test_partitions_give_the_answer_of_the_whole_many_times(tmp_path_factory, case):
     check(tmp_path_factory.mktemp("sky"), case)
