@@ -69,7 +69,7 @@ def results_command(
     components are joined, which say the source of each: its ids are those of the published catalogue of components.
     Example: skysom join results survey --catalogue VLASS.csv --id Component_name --output joined.parquet
     """
-    from skysom.jobs.join_results import ResultsJoin, join_results
+    from skysom.jobs.joins.results import ResultsJoin, join_results
 
     settings = ResultsJoin(id_column, column or None, source_column or (), duplicates, suffix, ra, dec)
     typer.echo(f"{output}: {join_results(results, catalogue, output, settings, overwrite=overwrite)}")
@@ -112,7 +112,7 @@ def sky_command(
     Example: skysom join sky sources.parquet allwise.parquet --radius 5 --one-to-one --output hosts.parquet
     """
     from skysom.jobs.errors import ConfigError
-    from skysom.jobs.join_sky import SkyJoin, join_sky
+    from skysom.jobs.joins.sky import SkyJoin, join_sky
 
     if nearest + every + one_to_one > 1:
         raise ConfigError("--nearest, --all and --one-to-one exclude one another; give one of them")
@@ -158,8 +158,8 @@ def counts_command(
 
     Example: skysom join counts sources.parquet allwise.parquet --radius 5 --radius 30 --output crowded.parquet
     """
-    from skysom.jobs.join_counts import join_counts
-    from skysom.jobs.join_sky import SkyJoin
+    from skysom.jobs.joins.counts import join_counts
+    from skysom.jobs.joins.sky import SkyJoin
 
     settings = SkyJoin(
         0,
@@ -205,7 +205,7 @@ def hats_command(
     Run the same command again after an interruption: it goes on where it was. The directory appears when it is whole.
     Example: skysom join hats allwise.parquet allwise --margin 60, then in Python lsdb.open_catalog("allwise")
     """
-    from skysom.jobs.join_hats import HatsOptions, import_hats
+    from skysom.jobs.joins.hats import HatsOptions, import_hats
 
     options = HatsOptions(ra, dec, column or None, where, margin, partition_rows)
     found = import_hats(catalogue, directory, options, scheduler=dask, overwrite=overwrite)

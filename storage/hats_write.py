@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skysom.storage.hats import DEEPEST, INDEX_COLUMN, MAP_ORDER, ROW_COLUMN, PixelCounts, quiet
+from skysom.storage.hats import INDEX_COLUMN, ROW_COLUMN
+from skysom.storage.hats_partitions import DEEPEST, MAP_ORDER, PixelCounts, quiet
 from skysom.storage.place import sync_directory
 
 COMPRESSION = 3

@@ -74,10 +74,10 @@ def measured(folder: Path, threads: int, answer: "multiprocessing.connection.Con
     """In a process of its own: seconds and the peak in GB after each phase, GB before, and what was found."""
     import dask
 
-    from skysom.jobs.join_counts import join_counts
-    from skysom.jobs.join_hats import HatsOptions, import_hats
-    from skysom.jobs.join_lsdb import open_backend
-    from skysom.jobs.join_sky import SkyJoin, join_sky
+    from skysom.jobs.joins.counts import join_counts
+    from skysom.jobs.joins.hats import HatsOptions, import_hats
+    from skysom.jobs.joins.sky import SkyJoin, join_sky
+    from skysom.jobs.joins.with_lsdb import open_backend
 
     open_backend()
     before, phases = psutil.Process().memory_info().rss, []

@@ -12,17 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skysom.storage.errors import CatalogueError
-from skysom.storage.hats import (
+from skysom.storage.hats import INDEX_COLUMN, ROW_COLUMN, margin_of, open_hats, read_structure
+from skysom.storage.hats_partitions import (
     DEEPEST,
-    INDEX_COLUMN,
     MARGIN_ORDER,
-    ROW_COLUMN,
     PixelCounts,
     SkyPartitions,
-    margin_of,
     margin_order,
-    open_hats,
-    read_structure,
     spatial_index,
 )
 from skysom.storage.hats_write import finish_catalogue, finish_collection, sorted_by_place, write_partition

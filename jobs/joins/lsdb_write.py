@@ -8,11 +8,11 @@ import numpy as np
 
 from skysom.cluster.tables import compute_each, dask_scheduler
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_columns import chosen_rows
-from skysom.jobs.join_sky import LSDB_RANK, Joined, SkyPlan
-from skysom.jobs.join_work import WorkFolder
+from skysom.jobs.joins.columns import chosen_rows
+from skysom.jobs.joins.sky import LSDB_RANK, Joined, SkyPlan
+from skysom.jobs.joins.work import WorkFolder
 from skysom.jobs.progress import Progress
-from skysom.storage import hats
+from skysom.storage import hats, hats_partitions
 from skysom.storage import place as places
 from skysom.storage.place import Place, write_atomically
 
@@ -33,7 +33,7 @@ def finished(frame: "pd.DataFrame", plan: SkyPlan) -> "pa.Table":
     """
     import pyarrow as pa
 
-    from skysom.jobs.join_lsdb_match import table_of
+    from skysom.jobs.joins.lsdb_match import table_of
 
     table = table_of(frame, index=True)
     table = table.filter(pa.array(chosen_rows(table, plan.settings.left_where)))
@@ -159,7 +159,7 @@ class Writing:
         return lost, len(table)
 
     def _finish(self, done: list[dict[str, int]]) -> None:
-        from skysom.jobs.join_output import write_tables
+        from skysom.jobs.joins.output import write_tables
         from skysom.storage.hats_write import Written, finish_catalogue, finish_collection
 
         written = sorted((Written(one["order"], one["pixel"], one["rows"]) for one in done), key=_place)
@@ -170,7 +170,7 @@ class Writing:
             return
         if not written:
             raise ConfigError(f"no row is left for {self.work.target}, and HATS needs one; write a .parquet")
-        counts = hats.PixelCounts()
+        counts = hats_partitions.PixelCounts()
         for one in written:
             counts = counts.plus(self._read(one, [hats.INDEX_COLUMN])[hats.INDEX_COLUMN].to_numpy())
         finish_catalogue(self.base, self.name, written, _schema(self.plan), columns, counts=counts)
@@ -215,7 +215,7 @@ def _write(frame: "pd.DataFrame", pixel: Any, base: "Path", plan: SkyPlan) -> "p
 
 
 def _place(one: Any) -> int:
-    return int(one.pixel) << 2 * (hats.DEEPEST - int(one.order))
+    return int(one.pixel) << 2 * (hats_partitions.DEEPEST - int(one.order))
 
 
 def _selected(path: Place, expression: str | None) -> tuple[int | None, int | None]:

@@ -11,12 +11,12 @@ import numpy as np
 
 from skysom.cluster.tables import compute_each, dask_scheduler, default_scheduler
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_hats import HatsOptions, identity, import_hats
-from skysom.jobs.join_pairs import one_to_one
-from skysom.jobs.join_sky import ADDED, LSDB_SEPARATION, Joined, SkyJoin, SkyPlan
-from skysom.jobs.join_work import WorkFolder
+from skysom.jobs.joins.hats import HatsOptions, identity, import_hats
+from skysom.jobs.joins.pairs import one_to_one
+from skysom.jobs.joins.sky import ADDED, LSDB_SEPARATION, Joined, SkyJoin, SkyPlan
+from skysom.jobs.joins.work import WorkFolder
 from skysom.jobs.progress import Progress
-from skysom.storage import hats
+from skysom.storage import hats, hats_partitions
 from skysom.storage.place import Place
 from skysom.storage.selection import column_names
 from skysom.storage.table_stream import TableStream, is_hats, open_table
@@ -35,14 +35,14 @@ def join_by_partitions(
     overwrite: bool = False,
 ) -> Joined:
     """`join_sky` with LSDB. A run that was killed goes on where it was, partition by partition."""
-    from skysom.jobs.join_lsdb_write import Writing
+    from skysom.jobs.joins.lsdb_write import Writing
 
     scheduler = scheduler or default_scheduler()
     check_sides(left, right, plan)
     claim = {"left": identity(left.path), "right": identity(right.path), "settings": asdict(plan.settings)}
     with WorkFolder(output, claim, overwrite=overwrite) as work:
         sides, plan = as_hats(left, right, plan, work.path, scheduler)
-        with hats.quiet():
+        with hats_partitions.quiet():
             pairs = None
             if plan.settings.how == "one-to-one":
                 pairs = _taken_pairs(sides, plan, work.path, scheduler)
@@ -59,7 +59,7 @@ def lazy_join(left: str | Place, right: str | Place, settings: SkyJoin) -> Any:
     ------
     ConfigError : see `join_sky`; a catalogue that is not HATS, or one-to-one, which needs all pairs at once.
     """
-    from skysom.jobs.join_lsdb_write import finished_frame, frame_meta
+    from skysom.jobs.joins.lsdb_write import finished_frame, frame_meta
 
     if settings.how == "one-to-one":
         raise ConfigError("one-to-one looks at all pairs at once; use join_sky, and open what it writes")
@@ -69,7 +69,7 @@ def lazy_join(left: str | Place, right: str | Place, settings: SkyJoin) -> Any:
             raise ConfigError(f"{stream.path} is no HATS catalogue; make one: skysom join hats {stream.path} DIR")
     plan = SkyPlan.of(*streams, settings)
     check_sides(*streams, plan)
-    with hats.quiet():
+    with hats_partitions.quiet():
         found = matched_catalogue((streams[0].path, streams[1].path), plan, None)
         return found.map_partitions(finished_frame, plan, meta=frame_meta(plan.schema))
 
@@ -136,7 +136,7 @@ def matched_catalogue(
     sides: tuple[Place, Place], plan: SkyPlan, pairs: Path | None, left_columns: tuple[str, ...] | None = None
 ) -> Any:
     """The lazy cross-match as LSDB gives it: left columns, right ones with a suffix, separation and rank."""
-    from skysom.jobs.join_lsdb_match import SkyMatch
+    from skysom.jobs.joins.lsdb_match import SkyMatch
 
     return brought_together(sides, plan, SkyMatch(plan, pairs), left_columns)
 
@@ -160,10 +160,10 @@ def brought_together(
 
 def open_backend() -> None:
     """Import LSDB, which takes some seconds, ahead of its first use."""
-    with hats.quiet():
-        import skysom.jobs.join_lsdb_match
+    with hats_partitions.quiet():
+        import skysom.jobs.joins.lsdb_match
 
-        assert skysom.jobs.join_lsdb_match
+        assert skysom.jobs.joins.lsdb_match
     _keep_compiled()
 
 

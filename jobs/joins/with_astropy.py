@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from skysom.jobs.join_pairs import TIE_CHORD, How, Pairs, Positions, decided, nearest, wider
+from skysom.jobs.joins.pairs import TIE_CHORD, How, Pairs, Positions, decided, nearest, wider
 
 PIECE_ROWS = 100_000
 """Left rows that are searched for at a time, with radii of some arcminutes."""
@@ -14,7 +14,7 @@ TIE_ARCSEC = TIE_CHORD * 206_265
 def matched_by_astropy(
     left: Positions, right: Positions, radius_arcsec: float, how: How, *, not_self: bool = False
 ) -> Pairs:
-    """What `join_pairs.matched` gives."""
+    """What `pairs.matched` gives."""
     if how == "nearest" and not not_self and len(left) and len(right):
         return nearest(decided(left, right, *_nearest_candidates(left, right, radius_arcsec), radius_arcsec))
     i, j = _all_candidates(left, right, radius_arcsec)

@@ -8,9 +8,9 @@ import pytest
 from astropy.coordinates import SkyCoord, search_around_sky
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_counts import join_counts
-from skysom.jobs.join_hats import HatsOptions, import_hats
-from skysom.jobs.join_sky import SkyJoin
+from skysom.jobs.joins.counts import join_counts
+from skysom.jobs.joins.hats import HatsOptions, import_hats
+from skysom.jobs.joins.sky import SkyJoin
 from skysom.storage.errors import CatalogueError
 
 RADII = (900.0, 100.5, 0.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_columns import (
+from skysom.jobs.joins.columns import (
     PositionColumns,
     chosen_columns,
     chosen_rows,
@@ -17,7 +17,7 @@ from skysom.jobs.join_columns import (
     renamed,
     with_numeric_positions,
 )
-from skysom.jobs.join_pairs import How, Pairs, Positions, check_radius, one_to_one
+from skysom.jobs.joins.pairs import How, Pairs, Positions, check_radius, one_to_one
 from skysom.jobs.progress import say
 from skysom.storage.hats import ROW_COLUMN
 from skysom.storage.place import Place
@@ -41,7 +41,7 @@ class SkyJoin:
     """What is matched with what.
 
     radius_arcsec : farthest that rows of a pair are apart. how : "nearest" (a left row with its nearest right row),
-    "all" (with all of them, nearest first) or "one-to-one" (closest pairs first, no row twice; see `join_pairs`).
+    "all" (with all of them, nearest first) or "one-to-one" (closest pairs first, no row twice; see `joins.pairs`).
     keep : "left" keeps left rows without a match, with empty values, "inner" leaves them out. not_self : both sides are
     one catalogue, and a row is not matched with itself. left_ra ... right_dec : columns of degrees, by default those
     known by their names. left_where, right_where : rows for which these expressions do not hold are as if they were not
@@ -186,7 +186,7 @@ def join_sky(
     ------
     ConfigError, CatalogueError : settings that do not fit, files that cannot be read, or an output that is there.
     """
-    from skysom.jobs.join_output import check_output
+    from skysom.jobs.joins.output import check_output
 
     streams = open_table(left, lists=True), open_table(right, lists=True)
     plan = SkyPlan.of(*streams, settings)
@@ -195,7 +195,7 @@ def join_sky(
         say(f"join: {renamed(plan.names)}")
     if chosen_backend(streams, backend) == "astropy":
         return _join_in_memory(*streams, plan, output, overwrite)
-    from skysom.jobs.join_lsdb import join_by_partitions
+    from skysom.jobs.joins.with_lsdb import join_by_partitions
 
     return join_by_partitions(*streams, plan, output, scheduler=scheduler, overwrite=overwrite)
 
@@ -212,7 +212,7 @@ def chosen_backend(streams: "tuple[TableStream, TableStream]", backend: Backend)
 def _join_in_memory(
     left: TableStream, right: TableStream, plan: SkyPlan, output: str | Place, overwrite: bool
 ) -> Joined:
-    from skysom.jobs.join_output import write_table
+    from skysom.jobs.joins.output import write_table
 
     sides = (
         Side.read(left, plan.left, plan.settings.left_where),
@@ -228,7 +228,7 @@ def _join_in_memory(
 
 
 def _pairs(left: "Side", right: "Side", settings: SkyJoin) -> Pairs:
-    from skysom.jobs.join_astropy import matched_by_astropy
+    from skysom.jobs.joins.with_astropy import matched_by_astropy
 
     pairs = matched_by_astropy(
         left.positions, right.positions, settings.radius_arcsec, settings.how, not_self=settings.not_self

@@ -9,8 +9,8 @@ import pytest
 from astropy.coordinates import SkyCoord, match_coordinates_sky, search_around_sky
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_hats import HatsOptions, import_hats
-from skysom.jobs.join_sky import SkyJoin, join_sky
+from skysom.jobs.joins.hats import HatsOptions, import_hats
+from skysom.jobs.joins.sky import SkyJoin, join_sky
 from skysom.storage.errors import CatalogueError
 
 BACKENDS = ("astropy", "lsdb")
@@ -167,8 +167,8 @@ def test_other_formats_and_hats_hold_the_same(tmp_path, catalogues, backend, nam
 
 def test_lazy_answers_are_those_that_are_written(tmp_path, catalogues):
     from skysom.cluster.tables import dask_scheduler
-    from skysom.jobs.join_lsdb import lazy_join
-    from skysom.storage.hats import quiet
+    from skysom.jobs.joins.with_lsdb import lazy_join
+    from skysom.storage.hats_partitions import quiet
 
     settings = SkyJoin(600, "all", "inner", left_where="good")
     join_sky(catalogues / "left", catalogues / "right", settings, tmp_path / "a.parquet", backend="astropy")
@@ -189,7 +189,7 @@ def test_lazy_answers_are_those_that_are_written(tmp_path, catalogues):
 
 
 def test_a_killed_join_goes_on_where_it_was(tmp_path, catalogues, monkeypatch):
-    from skysom.jobs import join_lsdb_write
+    from skysom.jobs.joins import lsdb_write as join_lsdb_write
 
     sides = catalogues / "left.parquet", catalogues / "right.parquet"
     join_sky(*sides, SkyJoin(600, "all"), tmp_path / "whole.parquet", backend="lsdb")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_columns import chosen_rows, joined_names, renamed
-from skysom.jobs.join_pairs import check_radius, decided
-from skysom.jobs.join_sky import Backend, Joined, Side, SkyJoin, SkyPlan, chosen_backend
+from skysom.jobs.joins.columns import chosen_rows, joined_names, renamed
+from skysom.jobs.joins.pairs import check_radius, decided
+from skysom.jobs.joins.sky import Backend, Joined, Side, SkyJoin, SkyPlan, chosen_backend
 from skysom.jobs.progress import say
 from skysom.storage.place import Place
 from skysom.storage.table_stream import TableStream, open_table
@@ -56,7 +56,7 @@ def join_counts(
     A row without a position has no counts. Arguments and errors are those of `join_sky`; of ``settings`` the radius,
     ``how``, ``keep`` and ``right_columns`` have no meaning. With ``not_self`` a row does not count itself.
     """
-    from skysom.jobs.join_output import check_output
+    from skysom.jobs.joins.output import check_output
 
     streams = open_table(left, lists=True), open_table(right, lists=True)
     plan = _plan(*streams, tuple(radii_arcsec), settings or SkyJoin(0))
@@ -95,8 +95,8 @@ def _count_in_memory(
 ) -> Joined:
     import pyarrow as pa
 
-    from skysom.jobs.join_astropy import matched_by_astropy
-    from skysom.jobs.join_output import write_table
+    from skysom.jobs.joins.output import write_table
+    from skysom.jobs.joins.with_astropy import matched_by_astropy
 
     one = Side.read(left, plan.left, plan.settings.left_where)
     other = Side.read(right, plan.right, plan.settings.right_where)
@@ -127,11 +127,11 @@ def _count_by_partitions(
     overwrite: bool,
 ) -> Joined:
     from skysom.cluster.tables import default_scheduler
-    from skysom.jobs.join_hats import identity
-    from skysom.jobs.join_lsdb import as_hats, brought_together, check_sides
-    from skysom.jobs.join_lsdb_write import Writing
-    from skysom.jobs.join_work import WorkFolder
-    from skysom.storage.hats import quiet
+    from skysom.jobs.joins.hats import identity
+    from skysom.jobs.joins.lsdb_write import Writing
+    from skysom.jobs.joins.with_lsdb import as_hats, brought_together, check_sides
+    from skysom.jobs.joins.work import WorkFolder
+    from skysom.storage.hats_partitions import quiet
 
     scheduler = scheduler or default_scheduler()
     check_sides(left, right, plan)
@@ -139,7 +139,7 @@ def _count_by_partitions(
     with WorkFolder(output, claim | {"radii": plan.radii_arcsec}, overwrite=overwrite) as work:
         sides, ready = as_hats(left, right, plan, work.path, scheduler)
         with quiet():
-            from skysom.jobs.join_lsdb_match import SkyCounts
+            from skysom.jobs.joins.lsdb_match import SkyCounts
 
             assert isinstance(ready, CountPlan)
             return Writing(ready, work, sides, brought_together(sides, ready, SkyCounts(ready))).run(scheduler)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_work import local_target
+from skysom.jobs.joins.work import local_target
 from skysom.storage.place import Place, sync_directory
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def write_tables(
 
             export_sources(beside, path, overwrite=overwrite)
         else:
-            from skysom.jobs.join_hats import HatsOptions, import_hats
+            from skysom.jobs.joins.hats import HatsOptions, import_hats
 
             assert columns is not None
             if not rows:

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skysom.jobs import join_results as module
 from skysom.jobs.cli import main
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_results import ResultsJoin, join_results
+from skysom.jobs.joins import results as module
+from skysom.jobs.joins.results import ResultsJoin, join_results
 from skysom.storage.errors import CatalogueError
 
 _spec = importlib.util.spec_from_file_location(
-    "collation_survey", Path(__file__).parent / "collation" / "collation_survey.py"
+    "collation_survey", Path(__file__).parents[1] / "collation" / "collation_survey.py"
 )
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)

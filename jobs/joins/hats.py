@@ -16,7 +16,7 @@ import numpy as np
 from skysom.cluster.tables import compute_each, dask_scheduler, default_scheduler
 from skysom.jobs.collation.tables import read_part, stack, write_parts
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_columns import (
+from skysom.jobs.joins.columns import (
     PositionColumns,
     chosen_columns,
     chosen_rows,
@@ -24,16 +24,10 @@ from skysom.jobs.join_columns import (
     position_columns,
     with_numeric_positions,
 )
-from skysom.jobs.join_work import WorkFolder
+from skysom.jobs.joins.work import WorkFolder
 from skysom.jobs.progress import Progress
-from skysom.storage.hats import (
-    INDEX_COLUMN,
-    NO_POSITION,
-    ROW_COLUMN,
-    PixelCounts,
-    SkyPartitions,
-    spatial_index,
-)
+from skysom.storage.hats import INDEX_COLUMN, NO_POSITION, ROW_COLUMN
+from skysom.storage.hats_partitions import PixelCounts, SkyPartitions, spatial_index
 from skysom.storage.place import Place, is_remote, write_atomically
 from skysom.storage.table_stream import TableStream, open_table
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_columns import chosen_columns, frame_of, joined_names, position_columns, renamed
+from skysom.jobs.joins.columns import chosen_columns, frame_of, joined_names, position_columns, renamed
 from skysom.jobs.progress import Progress, say
 from skysom.storage import place as places
 from skysom.storage.catalogue import source_ids
@@ -92,7 +92,7 @@ def join_results(
     ------
     ConfigError : no row with a result, duplicates, columns that are not there. CatalogueError : unreadable files.
     """
-    from skysom.jobs.join_output import check_output, write_tables
+    from skysom.jobs.joins.output import check_output, write_tables
 
     settings = settings or ResultsJoin()
     target = check_output(output, overwrite)

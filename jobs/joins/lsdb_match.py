@@ -9,20 +9,20 @@ import pandas as pd
 import pyarrow as pa
 from lsdb.core.crossmatch.abstract_crossmatch_algorithm import AbstractCrossmatchAlgorithm
 
-from skysom.jobs.join_columns import PositionColumns, chosen_rows
-from skysom.jobs.join_pairs import Positions, counts_within, matched
-from skysom.jobs.join_sky import LSDB_RANK, LSDB_SEPARATION, SkyPlan
+from skysom.jobs.joins.columns import PositionColumns, chosen_rows
+from skysom.jobs.joins.pairs import Positions, counts_within, matched
+from skysom.jobs.joins.sky import LSDB_RANK, LSDB_SEPARATION, SkyPlan
 from skysom.storage.hats import ROW_COLUMN
 
 if TYPE_CHECKING:
-    from skysom.jobs.join_counts import CountPlan
+    from skysom.jobs.joins.counts import CountPlan
 
 
 COUNT = pd.ArrowDtype(pa.int64())
 
 
 class SkyMatch(AbstractCrossmatchAlgorithm):
-    """The pairs of two partitions, as `join_pairs` decides them; those of a file of pairs only, if one is given."""
+    """The pairs of two partitions, as `joins.pairs` decides them; those of a file of pairs only, if one is given."""
 
     extra_columns = pd.DataFrame(
         {
@@ -39,7 +39,7 @@ class SkyMatch(AbstractCrossmatchAlgorithm):
         return (type(self).__name__, repr(self.plan), str(self.pairs))
 
     def validate(self, left: lsdb.Catalog, right: lsdb.Catalog) -> None:
-        """Everything was looked at before; see `join_lsdb`."""
+        """Everything was looked at before; see `with_lsdb`."""
 
     def perform_crossmatch(self, crossmatch_args: Any) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
         """Places of the matched rows in both partitions, and the columns of the match."""

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.coordinates import SkyCoord, search_around_sky
 
-from skysom.jobs.join_sky import SkyJoin, join_sky
+from skysom.jobs.joins.sky import SkyJoin, join_sky
 
 pytestmark = pytest.mark.realdata
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_astropy import matched_by_astropy
-from skysom.jobs.join_pairs import (
+from skysom.jobs.joins.pairs import (
     Positions,
     check_radius,
     counts_within,
@@ -17,6 +16,7 @@ from skysom.jobs.join_pairs import (
     one_to_one,
     separations_arcsec,
 )
+from skysom.jobs.joins.with_astropy import matched_by_astropy
 
 CENTRES = [(0.0, 0.0), (359.9999, 12.0), (120.0, 90.0), (300.0, -90.0), (45.0, 41.8), (200.0, 89.999)]
 

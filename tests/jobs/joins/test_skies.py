@@ -9,9 +9,9 @@ from astropy.coordinates import SkyCoord
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skysom.jobs.join_counts import join_counts
-from skysom.jobs.join_hats import HatsOptions, import_hats
-from skysom.jobs.join_sky import SkyJoin, join_sky
+from skysom.jobs.joins.counts import join_counts
+from skysom.jobs.joins.hats import HatsOptions, import_hats
+from skysom.jobs.joins.sky import SkyJoin, join_sky
 
 CENTRES = [(0, 0), (359.99, 41.81), (77, 90), (10, -90), (180, 45), (90, -41.81), (225, 0.01)]
 """RA 0, the poles, and places where base pixels of HEALPix meet."""

@@ -10,12 +10,13 @@ import pytest
 from astropy.table import Table
 
 from skysom.cluster.errors import LockedError
-from skysom.jobs import join_hats
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.join_hats import HatsOptions, import_hats
-from skysom.jobs.join_sky import SkyJoin, join_sky
+from skysom.jobs.joins import hats as join_hats
+from skysom.jobs.joins.hats import HatsOptions, import_hats
+from skysom.jobs.joins.sky import SkyJoin, join_sky
 from skysom.storage.errors import CatalogueError
-from skysom.storage.hats import NO_POSITION, ROW_COLUMN, margin_of, quiet, read_structure
+from skysom.storage.hats import NO_POSITION, ROW_COLUMN, margin_of, read_structure
+from skysom.storage.hats_partitions import quiet
 from skysom.storage.place import place
 from skysom.storage.table_stream import open_table
 

@@ -1,0 +1,1 @@
+"""Joins of catalogues: by id, by position, counts, HATS."""
