@@ -15,6 +15,8 @@ from skysom.engine.blocks import BLOCK_IMAGES, TURNS
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 # Long float64 sums may be reordered, the same way every time.
 _SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
+# Calls in the inner loops cost as much as the loops; left to itself, the compiler makes some.
+_INLINE: dict[str, Any] = {**_OPTIONS, "forceinline": True}
 LANES = BLOCK_IMAGES
 FEW_ROWS = 8
 """Orbits whose squares are summed in float32 before they go to the float64 sum."""
@@ -36,24 +38,24 @@ def sample_block(images, index, low, right, weight, inside, complete, product, s
         sums = squares if o < complete else unused
         # Rotations innermost: neighbouring ones read neighbouring pixels, and fill rows of spectra in long runs.
         for begin in range(0, rotations, TURNS):
-            end = min(begin + TURNS, rotations)
-            # A number that the compiler knows saves a third of the time.
-            if end - begin == TURNS:
+            turns, at = min(TURNS, rotations - begin), np.uintp(begin * LANES)
+            # Numbers that the compiler knows save a third of the time.
+            if turns == TURNS and o < complete:
                 _sample_turns(images[c], index, low, right, o, begin, TURNS, side, common[c, o], v)
-            else:
-                _sample_turns(images[c], index, low, right, o, begin, end - begin, side, common[c, o], v)
+                _butterfly(v, scalars, matrices, row, at, weight[o], squares, np.uintp(TURNS * LANES))
+                continue
+            _sample_turns(images[c], index, low, right, o, begin, turns, side, common[c, o], v)
+            _butterfly(v, scalars, matrices, row, at, weight[o], sums, np.uintp(turns * LANES))
             if o >= complete:
-                for k in range(begin, end):
-                    at = (k - begin) * LANES
-                    _add_partial_squares(v[:, at : at + LANES], inside[o], product, weight[o], norms, k)
-            at, stop = begin * LANES, end * LANES
-            _butterfly(v, scalars, matrices, row, at, weight[o], sums[at:stop])
+                for k in range(turns):
+                    own = v[:, k * LANES : (k + 1) * LANES]
+                    _add_partial_squares(own, inside[o], product, weight[o], norms, begin + k)
         if row % FEW_ROWS == FEW_ROWS - 1 or row == scalars.shape[1] - 1:
             norms[8] += squares.reshape(rotations, LANES)
             squares[:] = 0
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINE)
 def _sample_turns(image, index, low, right, o, begin, turns, side, common, v):
     """Samples (8, turns * 32) of orbit ``o`` at ``turns`` rotations from ``begin``."""
     for k in range(turns):
@@ -63,7 +65,7 @@ def _sample_turns(image, index, low, right, o, begin, turns, side, common, v):
             _sample(image, *tap, side, common, v[g, at : at + LANES], LANES)
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINE)
 def _sample(image, i, fy, fx, side, common, out, lanes):
     """All images at one tap. ``lanes`` are their number: where the compiler knows it, it saves a third of the time."""
     if i < 0:
@@ -78,10 +80,10 @@ def _sample(image, i, fy, fx, side, common, out, lanes):
         out[b] = (w11 * x11[b] + (w10 * x10[b] + (w00 * x00[b] + w01 * x01[b]))) - common
 
 
-@njit(**_OPTIONS)
-def _butterfly(v, scalars, matrices, row, at, weight, squares):
-    """The transform of as many samples v (8, n) of an orbit as there are ``squares`` (n,), which it adds to."""
-    for b in range(squares.size):
+@njit(**_INLINE)
+def _butterfly(v, scalars, matrices, row, at, weight, squares, count):
+    """The transform of ``count`` samples v (8, n) of an orbit into columns from ``at``; adds to ``squares`` there."""
+    for b in range(count):
         v0, v1, v2, v3, v4, v5, v6, v7 = v[0, b], v[1, b], v[2, b], v[3, b], v[4, b], v[5, b], v[6, b], v[7, b]
         e0, e1, e2, e3 = v0 + v4, v1 + v5, v2 + v6, v3 + v7
         o0, o1, o2, o3 = v0 - v4, v1 - v5, v2 - v6, v3 - v7
@@ -94,17 +96,21 @@ def _butterfly(v, scalars, matrices, row, at, weight, squares):
         matrices[row, 1, 0, at + b] = o1 - o3
         matrices[row, 1, 1, at + b] = o0 - o2
         half, rest = (v0 * v0 + v1 * v1) + (v2 * v2 + v3 * v3), (v4 * v4 + v5 * v5) + (v6 * v6 + v7 * v7)
-        squares[b] += weight * (half + rest)
+        squares[at + b] += weight * (half + rest)
 
 
 @njit(**_OPTIONS)
 def _add_partial_squares(v, inside, product, weight, norms, k):
+    squares = np.empty((8, v.shape[1]))
+    for g in range(8):
+        for b in range(v.shape[1]):
+            squares[g, b] = np.float64(v[g, b] * v[g, b] * weight)
     for h in range(8):
         for g in range(8):
             if inside[g]:
-                source = v[product[g, h]]
+                source = squares[product[g, h]]
                 for b in range(v.shape[1]):
-                    norms[h, k, b] += np.float64(source[b] * source[b] * weight)
+                    norms[h, k, b] += source[b]
 
 
 @njit(**_OPTIONS)
@@ -124,7 +130,7 @@ def sample_each(images, index, low, right, weight, inside, complete, product, si
             for k in range(rotations):
                 for g in range(8):
                     _sample(image, index[k, o, g], low[k, o, g], right[k, o, g], side, np.float32(0), v[g], batch)
-                _butterfly(v, one, two, 0, 0, weight[o], norms[8, k] if o < complete else unused)
+                _butterfly(v, one, two, 0, 0, weight[o], norms[8, k] if o < complete else unused, batch)
                 for b in range(batch):
                     for j in range(4):
                         scalars[b, j, row, k] = one[j, 0, b]
@@ -147,7 +153,8 @@ def sample_one(image, index, low, right, weight, inside, complete, product, side
                 for g in range(8):
                     sample = _interpolate(image[c], index[k, o, g], low[k, o, g], right[k, o, g], side)
                     v[g, k] = sample - common[c, o]
-            _butterfly(v, scalars, matrices, c * count + o, 0, weight[o], norms[8, 0] if o < complete else unused)
+            own = norms[8, 0] if o < complete else unused
+            _butterfly(v, scalars, matrices, c * count + o, 0, weight[o], own, rotations)
             if o >= complete:
                 _add_partial_squares(v, inside[o], product, weight[o], norms, 0)
 
