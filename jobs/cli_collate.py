@@ -190,8 +190,8 @@ def collate_command(
         excluded=tuple(exclude or ()),
     )
     _check_directory(directory)
-    inputs, default = _inputs(output, som, mapping, transform, annotations, som_name, options)
     settings = CollateSettings(rows_per_box=rows_per_box, threads=threads, memory_gb=memory_gb, redo=redo)
+    inputs, default = _inputs(output, som, mapping, transform, annotations, som_name, options)
     _run(inputs, directory or default, settings, _scheduler(scheduler, ray_address), dry_run)
 
 

@@ -23,6 +23,8 @@ def export_sources_command(
     several components are drawn, unless --where chooses.
     Example: skysom export-sources collated giants.reg --where "size_arcsec > 60"
     """
+    from skysom.jobs.collation.folder import CollationFolder
+    from skysom.jobs.collation.why_recorded import check_finished
     from skysom.storage import place as places
     from skysom.storage.place import place
     from skysom.storage.table_export import export_sources
@@ -30,5 +32,7 @@ def export_sources_command(
     source = place(directory)
     if places.is_dir(source):
         source = source / SOURCES
+    if source.name == SOURCES:
+        check_finished(CollationFolder(source.parent))
     count = export_sources(source, target, where=where, overwrite=force)
     typer.echo(f"{count:,} sources: {target}")

@@ -14,8 +14,11 @@ Survey = Annotated[str | None, typer.Option("--survey", help="The OUTPUT it was 
 PinkSom = Annotated[Path | None, typer.Option("--som", help="pyink: the map, som.bin.")]
 PinkMap = Annotated[Path | None, typer.Option("--map", help="pyink: the mapping, map.bin.")]
 PinkTransform = Annotated[Path | None, typer.Option("--transform", help="pyink: its transforms, transform.bin.")]
-Annotations = Annotated[Path | None, typer.Option("--annotations", help="pyink: som.bin.results.pkl.")]
+Annotations = Annotated[Path | None, typer.Option("--annotations", help="pyink: its annotations, .results.pkl.")]
 PinkImages = Annotated[Path | None, typer.Option("--images", help="pyink: images.bin, for the picture.")]
+
+LARGEST = 2**63 - 1
+"""Of numbers of sources and rows."""
 
 
 def why_command(
@@ -39,19 +42,26 @@ def why_command(
 
               skysom why survey/collation --id J123049.41+122328.0
     """
-    from skysom.jobs.collation.why import why
+    from skysom.jobs.collation.why import check_picture, why
     from skysom.jobs.collation.why_inputs import PinkFiles, open_collation
     from skysom.jobs.errors import ConfigError
 
     if sum(given is not None for given in (source, row, name)) != 1:
         raise ConfigError("name one source: its number, or a component with --row or --id")
+    for what, number in (("SOURCE", source), ("--row", row)):
+        if number is not None and not 0 <= number <= LARGEST:
+            raise ConfigError(f"{what} is {number}; they count from 0, and none is above {LARGEST}")
+    if png is not None:
+        check_picture(png)
     files = {"--som": som, "--map": mapping, "--transform": transform, "--annotations": annotations}
     given = [path for path in files.values() if path is not None]
-    if 0 < len(given) < len(files):
+    alone = annotations is not None and len(given) == 1  # for the mapping of an output
+    if 0 < len(given) < len(files) and not alone:
         missing = ", ".join(option for option, path in files.items() if path is None)
         raise ConfigError(f"{missing} missing; files of pyink need {', '.join(files)}")
-    pink = PinkFiles(given[0], given[1], given[2], given[3], images) if given else None
-    collation = open_collation(directory, survey=survey, pink=pink)
+    pink = PinkFiles(given[0], given[1], given[2], given[3], images) if len(given) == len(files) else None
+    chosen = str(annotations) if alone else None
+    collation = open_collation(directory, survey=survey, annotations=chosen, pink=pink)
     if source is not None:
         record = collation.source(source)
         row = int(record["members"][0])

@@ -13,8 +13,11 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
-from skysom.jobs.collation.folder import SUMMARY
+from skysom.jobs.collation.folder import SUMMARY, CollationFolder
+from skysom.jobs.collation.why_recorded import check_finished
+from skysom.jobs.errors import SkysomErrors
 from skysom.jobs.report_words import Section, number
 from skysom.storage import place as places
 from skysom.storage.catalogue import parquet_source
@@ -29,6 +32,9 @@ MOST_COMPONENTS = 12
 """Sources of more components are one bar of the histogram."""
 TYPICAL_SAMPLE = 100_000
 """Doubles among which a typical one is chosen."""
+STRANGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+DAMAGES = (*SkysomErrors, *STRANGE, OSError, pa.ArrowException)
+"""What comes of reading tables and records that are damaged, or not those of a collation."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class GroupsContent:
     """What the section shows. components : (k,) sources by number of components, the last one of that many and more.
 
     summary : that of ``collation.json``. isolated : sources with an isolated component. without_mask : sources for
-    which no mask was used. note : why nothing is drawn, where nothing is.
+    which no mask was used. note : why nothing is drawn, where nothing is. problem : why nothing can be shown at all,
+    where that is so.
     """
 
     summary: Mapping[str, Any]
@@ -68,29 +75,54 @@ class GroupsContent:
     without_mask: int
     examples: Sequence[Example] = field(default_factory=tuple)
     note: str = ""
+    problem: str = ""
 
 
 def read_groups(output: Place) -> GroupsContent | None:
     """What there is to show of ``output/collation``; None where nothing was collated. Examples are drawn.
 
-    An example that cannot be drawn, as its inputs are gone, leaves a note.
+    An example that cannot be drawn, as its inputs are gone, leaves a note, and a damaged collation its problem: the
+    rest of the report does not depend on it.
     """
     folder = output / FOLDER
-    if not (places.is_file(folder / SUMMARY) and places.is_file(folder / "sources.parquet")):
-        return None
-    summary = json.loads(places.read_bytes(folder / SUMMARY))
-    counts, labels, chosen, plain = _scan(folder, summary)
-    examples, note = _drawn(folder, output, chosen)
-    return GroupsContent(summary, counts, labels, plain["isolated"], plain["without_mask"], examples, note)
+    try:
+        if not any(places.exists(folder / name) for name in (SUMMARY, "sources.parquet")):
+            return None
+        check_finished(CollationFolder(folder))
+        summary = json.loads(places.read_bytes(folder / SUMMARY))
+        counts, labels, chosen, plain = _scan(folder, summary)
+        examples, note = _drawn(folder, output, chosen)
+        return GroupsContent(summary, counts, labels, plain["isolated"], plain["without_mask"], examples, note)
+    except DAMAGES as error:
+        return GroupsContent({}, np.zeros(0, np.int64), (), 0, 0, problem=_reason(folder, error))
 
 
 def groups_section(content: GroupsContent) -> Section:
-    """The section of the page."""
+    """The section of the page; of a collation that cannot be shown a sentence that says why."""
+    title = "From components to sources"
+    if content.problem:
+        return Section("sources", title, f"<p>{escape(content.problem)}</p>")
+    try:
+        return Section("sources", title, _body(content))
+    except DAMAGES as error:
+        return Section("sources", title, f"<p>{escape(_reason(FOLDER, error))}</p>")
+
+
+def _reason(where: Place | str, error: Exception) -> str:
+    """A sentence about what cannot be read."""
+    first = str(error).strip().partition("\n")[0]
+    if isinstance(error, SkysomErrors):
+        return f"The sources of {where} are not shown: {first}"
+    what = f"{type(error).__name__}: {first}"
+    return f"The sources of {where} are not shown, as it is damaged ({what}); collate again with --redo"
+
+
+def _body(content: GroupsContent) -> str:
     summary = content.summary
     sources, components = int(summary["sources"]), int(summary["rows"])
     several = int(content.components[2:].sum())
     chart = figure_uri(_chart(content.components), 64)
-    body = (
+    return (
         f"<p>{number(components)} components are {number(sources)} sources, {number(several)} of them "
         f"({100 * several / max(sources, 1):.1f} %) of more than one component; the largest has "
         f"{number(summary['largest_source'])}. What masks may link falls into {number(summary['islands'])} islands, "
@@ -105,7 +137,6 @@ def groups_section(content: GroupsContent) -> Section:
         f'sources = pd.read_parquet("{FOLDER}/sources.parquet")        # a row a source\n'
         f'components = pd.read_parquet("{FOLDER}/components.parquet")  # to join to the component catalogue by id</pre>'
     )
-    return Section("sources", "From components to sources", body)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -187,7 +218,6 @@ class _Best:
 
 def _blocks(path: Place) -> Iterator[dict[str, Any]]:
     """Columns that are no lists, one row group after the other; numbers as arrays, others as lists."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(parquet_source(path))
@@ -206,7 +236,6 @@ def _drawn(folder: Place, output: Place, chosen: Mapping[str, int]) -> tuple[lis
     """The examples with their pictures, or their numbers alone and why nothing is drawn."""
     from skysom.jobs.collation.why import why
     from skysom.jobs.collation.why_inputs import open_collation
-    from skysom.jobs.errors import SkysomErrors
 
     if not chosen:
         return [], ""
@@ -217,8 +246,8 @@ def _drawn(folder: Place, output: Place, chosen: Mapping[str, int]) -> tuple[lis
             record = collation.source(one)
             told = why(collation.inputs, int(record["members"][0]), images=collation.images, source=record)
             found.append(Example(kind, one, (told.title, *told.lines), figure_uri(told.figure(), 200)))
-    except (*SkysomErrors, OSError) as error:
-        return [Example(kind, one) for kind, one in chosen.items()], str(error)
+    except DAMAGES as error:
+        return [Example(kind, one) for kind, one in chosen.items()], str(error) or type(error).__name__
     return found, ""
 
 
@@ -233,7 +262,7 @@ def _sentences(content: GroupsContent) -> str:
     changed = int(corrections.get("together", 0)) + int(corrections.get("apart", 0))
     if changed:
         words += f" {number(changed)} corrections were made by hand."
-    return words
+    return words + "".join(f" <strong>{escape(str(one))}</strong>" for one in content.summary.get("warnings", ()))
 
 
 def _label_table(content: GroupsContent) -> str:
@@ -290,7 +319,10 @@ def figure_uri(figure: "Figure", colours: int) -> str:
     """Data URI of a figure as a PNG with a palette of so many colours."""
     from PIL import Image
 
+    from skysom.jobs.pictures.style import any_letters
+
     buffer, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    with any_letters():
+        figure.savefig(buffer, format="png", dpi=130)
     Image.open(buffer).convert("RGB").quantize(colours).save(small, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode('ascii')}"

@@ -64,13 +64,13 @@ def export_sources(
 
     Parameters
     ----------
-    target : path or URL; its directory is made. kind : default by the suffix, see `KINDS`.
+    target : path or URL, in a directory that is there. kind : default by the suffix, see `KINDS`.
     where : only rows for which this expression holds (`skysom.storage.selection`), on columns of one value a row.
     overwrite : replace a file that is there.
 
     Raises
     ------
-    ExportError : an unknown suffix, a file that is there, columns or rows that the format cannot hold.
+    ExportError : an unknown suffix, no such directory, a file that is there, or what the format cannot hold.
     CatalogueError : a table that cannot be read, or an expression that does not fit it.
     """
     target = place(target)
@@ -147,11 +147,14 @@ def new_file(target: Place, overwrite: bool = False) -> Iterator[BinaryIO]:
 
     Raises
     ------
-    ExportError : a file is there already, and is not to be replaced.
+    ExportError : no such directory, a directory of that name, or a file that is there and is not to be replaced.
     """
+    if isinstance(target, Path) and not target.absolute().parent.is_dir():
+        raise ExportError(f"{target}: there is no folder {target.parent}; make it, or write elsewhere")
+    if isinstance(target, Path) and target.is_dir():
+        raise ExportError(f"{target} is a directory; give a file in it, or elsewhere")
     if not overwrite and places.exists(target):
         raise ExportError(f"{target} is there already; write elsewhere, or ask to overwrite it")
-    places.make_directory(target.parent)
     if not isinstance(target, Path):
         with tempfile.TemporaryDirectory(prefix="skysom-") as folder:
             copy = Path(folder) / target.name

@@ -20,6 +20,7 @@ from skysom.jobs.collation.folder import CollationFolder
 from skysom.jobs.collation.inputs import STATUSES, CollationInputs
 from skysom.jobs.collation.source_table import SourceColumns, component_table, rows_attached, rows_needed, source_table
 from skysom.jobs.collation.tables import column, read_part, stack, write_parts
+from skysom.jobs.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,13 +29,18 @@ if TYPE_CHECKING:
     from skysom.engine.collation.groups import Groups
 
 
+PROBED_STEPS = (4096, 64)
+"""Where pairs are counted beforehand, every so manieth source is projected."""
+
+
 @dataclass(frozen=True)
 class BoxWork:
     """What every task on a box knows.
 
     inputs : without the arrays of a value a base row, which were dealt. planes : by channel (N, D, D) uint64.
     reach_arcsec : by channel (N,), how far the masks of neurons reach. files : by channel, the numbers of (piece,
-    file) that its rows were dealt to. range_rows : base rows of a range, by which tables are merged.
+    file) that its rows were dealt to. range_rows : base rows of a range, by which tables are merged. most_pairs :
+    carried pairs that a box may have, None for any number.
     """
 
     folder: CollationFolder
@@ -44,43 +50,32 @@ class BoxWork:
     files: Mapping[int, Sequence[tuple[int, int]]]
     columns: SourceColumns
     range_rows: int
+    most_pairs: int | None = None
 
 
 # --- projecting -----------------------------------------------------------------------------------
 
 
-def project_box(work: BoxWork, box: int) -> dict[str, int]:
+def project_box(work: BoxWork, box: int) -> dict[str, Any]:
     """Find what the masks of the sources of a box carry, and keep it with the rows it is about; a task.
 
     Returns
     -------
-    counts : base rows of the box, sources among them, and carried pairs.
+    counts : base rows of the box, sources among them, and carried pairs, together and by channel.
+
+    Raises
+    ------
+    ConfigError : more carried pairs than memory is allowed for, told before they are gathered.
     """
     inputs, base = work.inputs, _dealt(work, 0, box)
     home = column(base, "home")
-    source = home & (column(base, "rank") >= 0)
-    frames = Frames(*(column(base, name)[source] for name in ("neuron", "angle_rad", "flip")))
-    row, ra, dec = (column(base, name)[source] for name in ("row", "ra_deg", "dec_deg"))
+    sources = base.filter(home & (column(base, "rank") >= 0))
     target = base.filter(base.column("matchable"))
-    parts, attached = [], {0: target}
+    parts: list[Carried] = []
+    attached = {0: target}
     for channel, of_base in enumerate(inputs.base_channels):
         others = target if of_base else _dealt(work, channel, box)
-        found = carried_of_channel(
-            channel,
-            row,
-            ra,
-            dec,
-            frames,
-            column(others, "row"),
-            column(others, "ra_deg"),
-            column(others, "dec_deg"),
-            work.planes[channel],
-            inputs.pixel_scale_arcsec,
-            inputs.limit_arcsec,
-            float32_angles=inputs.float32_angles,
-            reach_arcsec=work.reach_arcsec[channel],
-        )
-        parts.append(found)
+        parts.append(_carried(work, box, channel, sources, others, sum(map(len, parts))))
         if not of_base:
             attached[channel] = others
     carried = Carried.concatenate(parts)
@@ -93,8 +88,61 @@ def project_box(work: BoxWork, box: int) -> dict[str, int]:
         write_parts(work.folder.sky(box, f"catalogue-{channel}"), _kept(rows.filter(wanted)))
     write_parts(work.folder.sky(box, "carried"), _as_table(carried))
     write_parts(work.folder.sky(box, "ties"), _arrow(source=ties[0], target=ties[1]))
-    write_parts(work.folder.sky(box, "base"), _kept(base.filter(base.column("home"))))
-    return {"rows": int(home.sum()), "sources": int(source.sum()), "carried": len(carried)}
+    own = _kept(base.filter(base.column("home")))
+    write_parts(work.folder.sky(box, "base"), own)
+    write_parts(work.folder.sky(box, "pairs"), _arrow(pairs=_counts(carried.source, column(own, "row"))))
+    counts = {"rows": len(own), "sources": len(sources), "carried": len(carried)}
+    return counts | {"carried_by_channel": [len(part) for part in parts]}
+
+
+def _carried(work: BoxWork, box: int, channel: int, sources: "pa.Table", others: "pa.Table", before: int) -> Carried:
+    """What the masks of ``sources`` carry of ``others``. before : pairs of other channels, which are held already.
+
+    Where memory is limited, a few sources are projected first, so that too many pairs are told before they are there.
+    """
+
+    def carried_by(some: "pa.Table") -> Carried:
+        return carried_of_channel(
+            channel,
+            column(some, "row"),
+            column(some, "ra_deg"),
+            column(some, "dec_deg"),
+            Frames(*(column(some, name) for name in ("neuron", "angle_rad", "flip"))),
+            column(others, "row"),
+            column(others, "ra_deg"),
+            column(others, "dec_deg"),
+            work.planes[channel],
+            work.inputs.pixel_scale_arcsec,
+            work.inputs.limit_arcsec,
+            float32_angles=work.inputs.float32_angles,
+            reach_arcsec=work.reach_arcsec[channel],
+        )
+
+    if work.most_pairs is None:
+        return carried_by(sources)
+    for step in PROBED_STEPS:
+        probe = np.arange(0, len(sources), step)
+        if 1 < len(probe) < len(sources):
+            expected = len(carried_by(sources.take(probe))) * len(sources) // len(probe)
+            _check_pairs(work, box, before + expected, "about ")
+    found = carried_by(sources)
+    _check_pairs(work, box, before + len(found))
+    return found
+
+
+def _check_pairs(work: BoxWork, box: int, pairs: int, about: str = "") -> None:
+    """ConfigError where a box has more carried pairs than it may."""
+    if work.most_pairs is not None and pairs > work.most_pairs:
+        raise ConfigError(
+            f"masks in box {box} of the sky carry {about}{pairs:,} rows, the memory allowed holds {work.most_pairs:,} "
+            "a box; give fewer rows a box, fewer threads or more memory (--memory-gb), or let the masks reach less far"
+        )
+
+
+def _counts(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """How often each of ``rows`` (n,), ascending, is among sorted ``values``: (n,) int32."""
+    edges = [np.searchsorted(values, rows, side=side) for side in ("left", "right")]
+    return (edges[1] - edges[0]).astype(np.int32)
 
 
 def _rows_of(carried: Carried, channel: int, base_channels: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ box, an island, or a range of rows.
 
 import hashlib
 import inspect
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +23,10 @@ from skysom.cluster.ray_executor import local_cores
 from skysom.cluster.tables import dask_scheduler, default_scheduler
 from skysom.engine.collation.actions import Action, built_in
 from skysom.engine.collation.groups import Corrections
-from skysom.jobs.collation.folder import CollationFolder
+from skysom.jobs.collation.deal import DEALT_ROWS, distinct, extra_columns
+from skysom.jobs.collation.folder import TABLES, CollationFolder
 from skysom.jobs.collation.inputs import CollationInputs
-from skysom.jobs.collation.memory import Memory, projected_memory
+from skysom.jobs.collation.memory import Memory, pairs_allowed, projected_memory
 from skysom.jobs.collation.run import CollationRun, corrections_of, plain
 from skysom.jobs.collation.source_table import SourceColumns
 from skysom.jobs.errors import ConfigError
@@ -42,6 +45,10 @@ class CollateSettings:
     scheduler "threads"; default one a core. memory_gb : refuse to start where more is projected. redo : discard what
     the directory holds. columns : of the source table, where they say more than the inputs do. deadline_s : longest
     time until a cluster finishes a task.
+
+    Raises
+    ------
+    ConfigError : memory that is no number above 0.
     """
 
     rows_per_box: int = 200_000
@@ -50,6 +57,10 @@ class CollateSettings:
     redo: bool = False
     columns: SourceColumns | None = None
     deadline_s: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.memory_gb is not None and not 0 < self.memory_gb < math.inf:
+            raise ConfigError(f"{self.memory_gb:g} GB of memory are allowed (--memory-gb); give a number above 0")
 
 
 def collate(
@@ -82,20 +93,26 @@ def collate(
     """
     settings = settings or CollateSettings()
     folder, scheduler = CollationFolder(directory), scheduler or default_scheduler()
+    columns = settings.columns or SourceColumns.of(inputs)
+    _check_columns(inputs, columns)
     _check_corrections(inputs)
     _check_memory(projection(inputs, settings, scheduler), settings, f"{inputs.base.rows:,} components")
-    with folder.locked():
-        columns = settings.columns or SourceColumns.of(inputs)
+    with folder.locked(redo=settings.redo):
         config = folder.claim(configuration(inputs, columns), redo=settings.redo)
         published = folder.published()
         if published is not None and published["corrections"] == plain(inputs.corrections):
+            folder.forget_leftovers()
             say(f"collate: {folder.root} holds this collation already")
-            return dict(published["summary"])
-        with dask_scheduler(scheduler, threads=settings.threads if scheduler == "threads" else None):
-            run = CollationRun(folder, inputs, columns, settings.rows_per_box, settings.deadline_s, config)
-            sky = run.sky()
+            return _told(published["summary"])
+        run = CollationRun(folder, inputs, columns, settings.rows_per_box, settings.deadline_s, config)
+        boxes = run.boxes()
+        run.most_pairs = _most_pairs(inputs, settings, scheduler, boxes.count)
+        with dask_scheduler(scheduler, threads=_threads(inputs, settings, scheduler, boxes.count)):
+            sky = run.sky(boxes)
             if published is None:
-                needed = projection(inputs, settings, scheduler, sky.largest)
+                pairs = sky.pairs_at_once(_workers(settings, scheduler))
+                known = {"boxes": boxes.count, "island": sky.largest, "pairs": pairs}
+                needed = projection(inputs, settings, scheduler, **known)
                 what = f"{len(sky.island_sizes):,} islands, the largest of {sky.largest:,} components"
                 _check_memory(needed, settings, what)
                 record = run.group_all(sky)
@@ -103,18 +120,24 @@ def collate(
                 record = run.group_again(sky, corrections_of(published["corrections"]))
         folder.publish(record)
         folder.forget_groups()
-    return dict(record["summary"])
+    return _told(record["summary"])
 
 
 def projection(
-    inputs: CollationInputs, settings: CollateSettings, scheduler: str = "threads", island: int = 0
+    inputs: CollationInputs,
+    settings: CollateSettings,
+    scheduler: str = "threads",
+    *,
+    boxes: int | None = None,
+    island: int = 0,
+    pairs: int = 0,
 ) -> Memory:
     """Bytes that a collation needs above those of the imported process: of this one, or of one with a single worker.
 
-    island : base rows of the largest island, which are known when the masks are projected.
+    boxes, island, pairs : as `projected_memory` has them; the last two are known when the masks are projected.
     """
-    workers = (settings.threads or local_cores()) if scheduler == "threads" else 1
-    return projected_memory(inputs, settings.rows_per_box, workers, island)
+    workers = _workers(settings, scheduler)
+    return projected_memory(inputs, settings.rows_per_box, workers, boxes=boxes, island=island, pairs=pairs)
 
 
 def configuration(inputs: CollationInputs, columns: SourceColumns) -> dict[str, Any]:
@@ -149,6 +172,40 @@ def _check_corrections(inputs: CollationInputs) -> None:
     if len(rows) and (rows[0] < 0 or rows[-1] >= inputs.base.rows):
         wrong = rows[0] if rows[0] < 0 else rows[-1]
         raise ConfigError(f"a correction names row {wrong}, the base has rows 0 to {inputs.base.rows - 1}; correct it")
+
+
+def _check_columns(inputs: CollationInputs, columns: SourceColumns) -> None:
+    """ConfigError where columns that are carried along have names that a collation needs."""
+    for channel in distinct(inputs):
+        extra_columns(columns, channel)
+
+
+def _workers(settings: CollateSettings, scheduler: str) -> int:
+    """Tasks that may be at work in one process."""
+    return (settings.threads or local_cores()) if scheduler == "threads" else 1
+
+
+def _threads(inputs: CollationInputs, settings: CollateSettings, scheduler: str, boxes: int) -> int | None:
+    """Threads to start: as asked, but no more than a stage may have tasks."""
+    if scheduler != "threads" or settings.threads is None:
+        return None
+    pieces = 1 + max(file.rows for file in inputs.catalogues) // DEALT_ROWS
+    return min(settings.threads, max(boxes, pieces, len(TABLES)))
+
+
+def _most_pairs(inputs: CollationInputs, settings: CollateSettings, scheduler: str, boxes: int) -> int | None:
+    """Carried pairs that a box may have with the memory that is allowed, None without a limit."""
+    if settings.memory_gb is None:
+        return None
+    needed = projection(inputs, settings, scheduler, boxes=boxes)
+    return pairs_allowed(needed, settings.memory_gb * 1e9, min(_workers(settings, scheduler), boxes))
+
+
+def _told(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary, its warnings said."""
+    for sentence in summary.get("warnings", ()):
+        say(f"collate: WARNING: {sentence}")
+    return dict(summary)
 
 
 def _check_memory(needed: Memory, settings: CollateSettings, what: str) -> None:

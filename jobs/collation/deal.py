@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skysom.engine.collation.sky_boxes import SkyBoxes, partition_sky
+from skysom.engine.errors import CollationError
 from skysom.jobs.collation.folder import CollationFolder
 from skysom.jobs.collation.inputs import CatalogueFile, CollationInputs
+from skysom.jobs.collation.publishing import damaged
 from skysom.jobs.collation.source_table_columns import BEST, SourceColumns
 from skysom.jobs.collation.tables import write_parts
 from skysom.jobs.errors import ConfigError
@@ -78,6 +80,10 @@ class BaseRows:
                 spread[name][mapped.row[there] - piece.first] = given
         matchable = replace(inputs, status=status).matchable()
         return cls(status, matchable, inputs.rank[rows], **spread)
+
+
+TAKEN = frozenset({"id", "ra_deg", "dec_deg", *BaseRows.__dataclass_fields__})
+"""Names of columns that a collation makes of every row of the base."""
 
 
 def pieces_of(catalogue: CatalogueFile) -> list[Piece]:
@@ -150,18 +156,33 @@ def boxes_for(inputs: CollationInputs, rows_per_box: int, folder: CollationFolde
 
     All catalogues are sampled, so that a box holds about ``rows_per_box`` rows of all of them together, however much
     denser than the base another is.
+
+    Raises
+    ------
+    ConfigError : those of an earlier run are damaged.
     """
     path = folder.private / "boxes.json"
     try:
-        return SkyBoxes.from_dict(json.loads(places.read_bytes(path)))
+        return _kept_boxes(json.loads(places.read_bytes(path)))
     except FileNotFoundError:
         pass
+    except (ValueError, RecursionError, LookupError, TypeError, CollationError, IsADirectoryError):
+        raise damaged(path) from None
     files = distinct(inputs)
     total = sum(file.rows for file in files.values())
     step = max(1, -(-total // SAMPLED_ROWS))
     ra, dec = np.concatenate([sampled for file in files.values() for sampled in _sample(file, step)], axis=1)
     boxes = partition_sky(ra, dec, max(1, rows_per_box // step))
     write_atomically(path, json.dumps(boxes.to_dict()).encode())
+    return boxes
+
+
+def _kept_boxes(values: Any) -> SkyBoxes:
+    """The boxes of `SkyBoxes.to_dict`; ValueError, or what reading them raises, where they are none."""
+    boxes = SkyBoxes.from_dict(values)
+    for cuts in (boxes.dec_cuts_deg, *boxes.ra_cuts_deg):
+        if cuts.ndim != 1 or not np.isfinite(cuts).all() or (np.diff(cuts) <= 0).any():
+            raise ValueError("cuts that do not ascend")
     return boxes
 
 
@@ -258,7 +279,10 @@ def extra_columns(columns: SourceColumns, channel: int) -> list[str]:
         columns.redshift_of == BEST or channel not in columns.label_channels[columns.labels.index(columns.redshift_of)]
     ):
         found = []
-    taken = sorted({"id", *BaseRows.__dataclass_fields__}.intersection(found))
+    taken = sorted(TAKEN.intersection(found))
     if taken:
-        raise ConfigError(f"column {taken[0]!r} has the name of one that a collation makes; rename it in the catalogue")
+        raise ConfigError(
+            f"column {taken[0]!r} of a flux or redshift has the name of one that a collation makes "
+            f"({', '.join(sorted(TAKEN))}); rename it in the catalogue"
+        )
     return list(dict.fromkeys(found))

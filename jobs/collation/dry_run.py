@@ -14,6 +14,7 @@ from skysom.jobs.collation.collate import CollateSettings, collate
 from skysom.jobs.collation.dry_run_picture import draw_field
 from skysom.jobs.collation.inputs import STATUSES, CatalogueFile, CollationInputs, Mapped
 from skysom.jobs.collation.source_table import SourceColumns
+from skysom.jobs.pictures import style
 from skysom.jobs.progress import say
 from skysom.storage.catalogue import ROW_NUMBER, parquet_source, write_catalogue
 from skysom.storage.errors import CatalogueError
@@ -89,7 +90,9 @@ def dry_run(
     found = _Found.of(reduced, folder, square)
     picture = folder / "sources.png"
     stream = io.BytesIO()
-    draw_field(found.components, found.sources, found.links, found.hosts, title=_where(square)).savefig(stream, dpi=140)
+    figure = draw_field(found.components, found.sources, found.links, found.hosts, title=_where(square))
+    with style.any_letters():
+        figure.savefig(stream, dpi=140)
     write_atomically(picture, stream.getvalue())
     words = found.words(square, inputs.base.rows, time.perf_counter() - started)
     say(words)

@@ -51,7 +51,7 @@ def draw_field(
     _draw(field, components, several, links, hosts, np.zeros(2), 31.0, float(np.clip(1 / np.sqrt(crowded), 0.4, 2)))
     style.charted(field)
     field.plot(*np.array([[-30, 30, 30, -30, -30], [-30, -30, 30, 30, -30]]), color=style.FRAME, lw=1)
-    field.set_title(title, fontsize=10, color=style.INK)
+    field.set_title(title, fontsize=10, color=style.INK, parse_math=False)
     field.set(xlabel="east (arcmin)", ylabel="north (arcmin)")
     largest = inside[inside["components"] > 1].sort_values(["components", "source"], ascending=[False, True])[:SHOWN]
     for number, (_, source) in enumerate(largest.iterrows()):
@@ -62,7 +62,8 @@ def draw_field(
         _draw(axes, components, several, links, hosts, centre, half, 4.0)
         axes.scatter(where[:, 0], where[:, 1], s=90, facecolors="none", edgecolors=style.INK, linewidths=0.8)
         _scale(axes, centre, half)
-        axes.set_title(f"{source['name']}: {source['components']} components", fontsize=8, color=style.INK)
+        named = f"{source['name']}: {source['components']} components"
+        axes.set_title(named, fontsize=8, color=style.INK, parse_math=False)
     _legend(field, hosts)
     return figure
 
@@ -111,11 +112,11 @@ def _looks(hosts: Mapping[str, np.ndarray]) -> list[tuple[str, str, np.ndarray]]
 def _legend(axes: "Axes", hosts: Mapping[str, np.ndarray]) -> None:
     from matplotlib.lines import Line2D
 
-    plain: dict[str, Any] = {"ls": "none", "ms": 5}
+    look: dict[str, Any] = {"ls": "none", "ms": 5}
     handles = [
-        Line2D([], [], marker="o", color=style.MUTED, label="alone", **plain),
-        Line2D([], [], marker="o", color=style.ACCENT, label="linked", **plain),
+        Line2D([], [], marker="o", color=style.MUTED, label="alone", **look),
+        Line2D([], [], marker="o", color=style.ACCENT, label="linked", **look),
     ]
     for label, (marker, colour, _) in zip(hosts, _looks(hosts), strict=True):
-        handles.append(Line2D([], [], marker=marker, color=colour, label=label, **plain))
-    axes.legend(handles=handles, loc="upper right", fontsize=8, framealpha=0.9)
+        handles.append(Line2D([], [], marker=marker, color=colour, label=style.plain(label), **look))
+    style.legend(axes, handles=handles, loc="upper right", fontsize=8)

@@ -247,9 +247,13 @@ def check_scale(pixel_scale_arcsec: tuple[float, float]) -> None:
 
 
 def _check_columns(file: CatalogueFile, options: CollateOptions) -> None:
-    """CatalogueError, before any work, where the base lacks a named column or it holds no numbers."""
+    """Before any work: CatalogueError where the base lacks a named column or it holds no numbers, ConfigError for a
+    flux that is named twice."""
     import pandas as pd
 
+    twice = sorted({name for name in options.flux_columns if options.flux_columns.count(name) > 1})
+    if twice:
+        raise ConfigError(f"--flux {twice[0]} is given {options.flux_columns.count(twice[0])} times; give it once")
     named = [(column, "--flux") for column in options.flux_columns]
     named += [(options.redshift_column, "--redshift")] if options.redshift_column else []  # type: ignore[list-item]
     there, wanted = file.columns(), [*named, *((column, "--sort") for column in sort_columns(options.sort))]

@@ -141,7 +141,7 @@ def open_catalogue(choice: CatalogueChoice) -> CatalogueFile:
     Raises
     ------
     CatalogueError : a file that cannot be read, or a named column it has not.
-    ConfigError : no such file, or no column of positions is named, and none is known by its name.
+    ConfigError : no such file; no column of positions is named, and none is known by its name; one for both.
     """
     path = place(choice.path)
     if not places.is_file(path):
@@ -152,6 +152,8 @@ def open_catalogue(choice: CatalogueChoice) -> CatalogueFile:
     columns, rows = list(stream.schema.names), stream.rows or 0
     ra = _column(path, columns, choice.ra_column, RA_NAMES, "--ra-column")
     dec = _column(path, columns, choice.dec_column, DEC_NAMES, "--dec-column")
+    if ra == dec:
+        raise ConfigError(f"{path}: RA and Dec are both column {ra!r}; name two with --ra-column and --dec-column")
     if choice.id_column is None or choice.id_column == ROW_NUMBER:
         lower = {name.lower(): name for name in reversed(columns)}
         known = next((lower[name] for name in ("source_id", "name") if name in lower), ROW_NUMBER)

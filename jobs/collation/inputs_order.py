@@ -55,14 +55,21 @@ def ranks(sort: str, sources: Sources, table: "Callable[[list[str]], pd.DataFram
 
     Raises
     ------
-    ConfigError : options that an order has not. CatalogueError : an expression that cannot be evaluated.
+    ConfigError : options that an order has not, an expression without any finite value. CatalogueError : an expression
+    that cannot be evaluated.
     CollationError : a channel that the masks have not.
     """
     from skysom.engine.collation import orders
 
     name, given = _name(sort), sort.split(":")[1:]
     if name not in ORDERS:
-        return orders.by_values(_values(sort, table(column_names(sort))), sources=sources.usable)
+        values = _values(sort, table(column_names(sort)))
+        if not np.isfinite(values[sources.usable]).any():
+            raise ConfigError(
+                f"--sort {sort!r} has a finite value for none of the {np.count_nonzero(sources.usable):,} components "
+                f"that use a mask; give one of {', '.join(ORDERS)}, or an expression that has"
+            )
+        return orders.by_values(values, sources=sources.usable)
     if name == "random":
         return orders.random(len(sources.neuron), _seed(sort, given), sources=sources.usable)
     options = _options(sort, name, given)

@@ -13,14 +13,18 @@ from skysom.jobs.collation.folder import CollationFolder
 from skysom.jobs.collation.tables import column, read_part
 from skysom.jobs.errors import ConfigError
 
+COUNTED_ROWS = 1_000_000
+"""Rows whose pairs are counted at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sky:
     """Where the n base rows are. home : (n,) int32, the box of each row. roots : (n,) int64, the smallest row of its
-    island, which is grouped in that row's box."""
+    island, which is grouped in that row's box. pairs : (n,) int32, what each row's mask carries."""
 
     home: np.ndarray
     roots: np.ndarray
+    pairs: np.ndarray
 
     def __len__(self) -> int:
         return len(self.home)
@@ -35,6 +39,14 @@ class Sky:
     def largest(self) -> int:
         """Rows of the largest island."""
         return int(self.island_sizes.max(initial=0))
+
+    def pairs_at_once(self, tasks: int) -> int:
+        """Carried pairs of the ``tasks`` boxes that group most of them; an island is in one box, whole."""
+        counts = np.zeros(int(self.home.max(initial=-1)) + 1, np.int64)
+        for start in range(0, len(self), COUNTED_ROWS):
+            part = slice(start, start + COUNTED_ROWS)
+            counts += np.bincount(self.home[self.roots[part]], self.pairs[part], len(counts)).astype(np.int64)
+        return int(np.sort(counts)[-tasks:].sum())
 
     def by_box(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, list[int]]]:
         """Ascending ``rows`` of whole islands by box: the box, its rows, and the boxes in which these are at home."""
@@ -59,25 +71,26 @@ class Sky:
 def read_sky(folder: CollationFolder, rows: int, boxes: int, corrections: Corrections | None) -> Sky:
     """Islands and homes of all base rows, from what projecting has left in the boxes.
 
-    Memory: 20 bytes a base row, and the ties of a box.
+    Memory: 24 bytes a base row, and the ties of a box.
 
     Raises
     ------
     ConfigError : a base row that is at home in no box, or in two: the work folder was changed.
     """
-    home, islands = np.full(rows, -1, np.int32), Islands(rows)
+    home, pairs, islands = np.full(rows, -1, np.int32), np.zeros(rows, np.int32), Islands(rows)
     for box in range(boxes):
         own = column(read_part(folder.sky(box, "base"), columns=["row"]), "row")
         if len(own) and (own.max() >= rows or (home[own] >= 0).any()):
             raise _changed(folder)
         home[own] = box
+        pairs[own] = column(read_part(folder.sky(box, "pairs")), "pairs")
         ties = read_part(folder.sky(box, "ties"))
         islands.join(column(ties, "source"), column(ties, "target"))
     if (home < 0).any():
         raise _changed(folder)
     if corrections is not None:
         islands.join(*corrections.pairs().T)
-    return Sky(home, islands.roots())
+    return Sky(home, islands.roots(), pairs)
 
 
 def changed_rows(before: Corrections, now: Corrections) -> np.ndarray:

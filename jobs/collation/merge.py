@@ -192,9 +192,13 @@ def _writer(path: Place, schema: "pa.Schema") -> Iterator[Any]:
             yield writer
         return
     beside = path.with_name(path.name + ".partial")
-    with beside.open("wb") as stream:
-        with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-            yield writer
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as stream:
+            with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+                yield writer
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+    except OSError:  # a full disk, say
+        beside.unlink(missing_ok=True)
+        raise

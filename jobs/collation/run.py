@@ -1,7 +1,7 @@
 """One run of a collation inside its lock and its scheduler: the stages, what is recorded, and what is published."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -36,7 +36,8 @@ def range_rows(rows: int) -> int:
 
 @dataclass
 class CollationRun:
-    """What one run knows. config : hash of the configuration. seconds : of each stage that ran."""
+    """What one run knows. config : hash of the configuration. most_pairs : carried pairs that a box may have, None for
+    any number. seconds : of each stage that ran."""
 
     folder: CollationFolder
     inputs: CollationInputs
@@ -44,13 +45,17 @@ class CollationRun:
     rows_per_box: int
     deadline_s: float
     config: str
+    most_pairs: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     # --- stages -----------------------------------------------------------------------------------
 
-    def sky(self) -> Sky:
+    def boxes(self) -> SkyBoxes:
+        """Those of an earlier run, or new ones."""
+        return self._timed("partition", lambda: boxes_for(self.inputs, self.rows_per_box, self.folder))
+
+    def sky(self, boxes: SkyBoxes) -> Sky:
         """Islands and homes of all base rows; deals and projects what an earlier run has not."""
-        boxes = self._timed("partition", lambda: boxes_for(self.inputs, self.rows_per_box, self.folder))
         if len(self.folder.ledger().done("project", self.config)) < boxes.count:
             self._timed("deal", lambda: self._deal(boxes))
             self._timed("project", lambda: self._project(boxes))
@@ -123,6 +128,7 @@ class CollationRun:
 
         parts = boxes_of_ranges(counts)
         work = MergeWork(self.folder.of_this_run(), self.columns, len(sky), range_rows(len(sky)), parts, replaced)
+        self.folder.clear("merged")  # so that what is published later is of this merge alone
         smallest = self._timed("check", lambda: smallest_members(work))
         shared = dask.delayed(work, pure=False, traverse=False)
         tasks = {
@@ -188,27 +194,42 @@ class CollationRun:
             dealt = sorted(ledger.done(f"deal:{channel}", self.config).values(), key=lambda counts: counts["piece"])
             files[channel] = [(counts["piece"], number) for counts in dealt for number in range(counts["files"])]
         rows = range_rows(self.inputs.base.rows)
-        return BoxWork(self.folder.of_this_run(), self._light(), planes, self._reaches(), files, self.columns, rows)
+        folder, light, reaches = self.folder.of_this_run(), self._light(), self._reaches()
+        return BoxWork(folder, light, planes, reaches, files, self.columns, rows, self.most_pairs)
 
     def _summary(self, sky: Sky, merged: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
         projected = self.folder.ledger().done("project", self.config).values()
         codes, counts = np.unique(self.inputs.status, return_counts=True)
         corrections = self.inputs.corrections or Corrections()
+        by_channel = np.array([count["carried_by_channel"] for count in projected], np.int64).sum(axis=0).tolist()
         return {
             "config_hash": self.config,
             "rows": len(sky),
             "status": {STATUSES[code]: int(count) for code, count in zip(codes, counts, strict=True)},
             "boxes": len(projected),
             "carried_pairs": sum(count["carried"] for count in projected),
+            "carried_by_channel": by_channel,
             "islands": len(sky.island_sizes),
             "largest_island": sky.largest,
             **{name: counts["rows"] for name, counts in merged.items()},
             "largest_source": merged["sources"]["largest"],
             "sources_of_several": merged["sources"]["several"],
             "corrections": {"together": len(corrections.together), "apart": len(corrections.apart)},
+            "warnings": self._warnings(by_channel),
             "origin": dict(self.inputs.origin),
             "seconds": dict(self.seconds),
         }
+
+    def _warnings(self, carried: Sequence[int]) -> list[str]:
+        """Sentences on channels whose masks, of neurons in use, lie on nothing. carried : pairs by channel."""
+        mapped = self.inputs.mapped
+        used = np.unique(mapped.neuron[self.inputs.rank[mapped.row] >= 0])
+        return [
+            f"channel {channel} ({catalogue.path.name}): no row lies under any mask; is it a catalogue of the same "
+            "sky, with positions in degrees?"
+            for channel, catalogue in enumerate(self.inputs.catalogues)
+            if carried[channel] == 0 and (self.inputs.planes[used, channel] != 0).any()
+        ]
 
 
 def plain(corrections: Corrections | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Why grouped: for a source of a collation, in words and as a picture, which masks made it and what lay under them."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from skysom.jobs.collation.why_island import Island, Place, find_island
 from skysom.jobs.collation.why_words import story
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.pictures.grouping import MOST_NAMED, MaskOnSky, SourcePicture, draw_grouping, mask_on_sky
-from skysom.jobs.pictures.style import INK, MUTED
+from skysom.jobs.pictures.style import INK, MUTED, any_letters, plain
+from skysom.storage.place import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +28,8 @@ MARGIN = 1.35
 LEAST_HALF_ARCSEC, MOST_PIXELS = 30.0, 600
 MOST_CUTOUTS = 24
 """Cut-outs that are read for one picture."""
+FORMATS = ("png", "pdf", "svg")
+"""Of pictures, by suffix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +95,18 @@ class Why:
         for channel, axes in zip(channels, panels, strict=True):
             legend = pictures if channel == channels[-1] else ()
             draw_grouping(axes, pictures[channel], title=names[channel], legend=legend)
-        figure.suptitle(self.title, x=0.01, ha="left", fontsize=11, color=INK)
-        figure.supxlabel(self._caption(), x=0.01, ha="left", fontsize=8, color=MUTED)
+        look: dict[str, Any] = {"x": 0.01, "ha": "left", "parse_math": False}
+        figure.suptitle(plain(self.title), fontsize=11, color=INK, **look)
+        figure.supxlabel(self._caption(), fontsize=8, color=MUTED, **look)
         return figure
 
     def save(self, path: str | Path) -> None:
-        """Write the picture as a PNG (or what the suffix says)."""
-        self.figure().savefig(path, dpi=150)
+        """Write the picture as the suffix says (`FORMATS`), whole or not at all; raises as `check_picture`."""
+        path, written = Path(path), io.BytesIO()
+        check_picture(path)
+        with any_letters():
+            self.figure().savefig(written, format=path.suffix.lower()[1:], dpi=150)
+        write_atomically(path, written.getvalue())
 
     # --- places -----------------------------------------------------------------------------------
 
@@ -157,19 +166,32 @@ class Why:
     # --- words ------------------------------------------------------------------------------------
 
     def _channel_names(self) -> list[str]:
-        return [f"channel {channel + 1}: {file.path.name}" for channel, file in enumerate(self.inputs.catalogues)]
+        files = enumerate(self.inputs.catalogues)
+        return [plain(f"channel {channel}: {file.path.name}") for channel, file in files]
 
     def _caption(self) -> str:
         lines = [f"Members: {_numbered(self.island.base, self.members)}"]
         for channel, rows in self.hosts.items():
             place = self.island.base if self.inputs.base_channels[channel] else self.island.others[channel]
-            lines.append(f"Host candidates (catalogue {channel + 1}): {_numbered(place, rows)}")
+            lines.append(f"Host candidates (channel {channel}): {_numbered(place, rows)}")
         return "\n".join(lines)
 
 
 def _numbered(place: Place, rows: np.ndarray) -> str:
-    names = [f"{number + 1}: {place.name(row)}" for number, row in enumerate(rows[:MOST_NAMED].tolist())]
+    names = [f"{number + 1}: {plain(place.name(row))}" for number, row in enumerate(rows[:MOST_NAMED].tolist())]
     return ", ".join(names) + (f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else "")
+
+
+def check_picture(path: Path) -> None:
+    """ConfigError where no picture can be written: another suffix than `FORMATS`, a directory, or none to hold it."""
+    if path.is_dir():
+        raise ConfigError(f"--output {path} is a directory; give a file in it, such as {path / 'source.png'}")
+    if path.suffix.lower().lstrip(".") not in FORMATS:
+        raise ConfigError(
+            f"--output {path} has the suffix {path.suffix!r}; pictures are written as .{', .'.join(FORMATS)}"
+        )
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--output {path}: there is no folder {path.parent}; make it, or write elsewhere")
 
 
 def why(
@@ -200,7 +222,9 @@ def why(
             f"source {source['source']} has the members {list(source['members'])} in its table, the inputs make "
             f"{members.tolist()} of them: masks, catalogues or mapping have changed since; collate again with --redo"
         )
-    centre = _centre(island, members) if source is None else (float(source["ra_deg"]), float(source["dec_deg"]))
+    centre = _centre(island, members)
+    if source is not None and source["ra_deg"] is not None:
+        centre = float(source["ra_deg"]), float(source["dec_deg"])
     hosts, others = _hosts(inputs, island, group, centre)
     title = _title(island, members, centre, source)
     representative = int(groups.representative[group])
@@ -277,7 +301,8 @@ def _with_images(island: Island, members: np.ndarray, representative: int, centr
 
 def _title(island: Island, members: np.ndarray, centre: tuple[float, float], source: Mapping[str, Any] | None) -> str:
     count = f"{len(members)} component{'s' * (len(members) > 1)}"
-    if source is not None:
-        return f"Source {source['source']}, {source['name']}: {count} at {centre[0]:.5f} {centre[1]:+.5f}"
     where = f" at {centre[0]:.5f} {centre[1]:+.5f}" if np.isfinite(centre).all() else ", without a position"
+    if source is not None:
+        name = f", {source['name']}" if source["name"] else ""
+        return f"Source {source['source']}{name}: {count}{where}"
     return f"Source of {island.base.name(members[0])}: {count}{where}"

@@ -1,21 +1,20 @@
 """The inputs of a finished collation, made again from what its folder remembers, and the sources it published."""
 
-import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from skysom.jobs.collation.collate import configuration
-from skysom.jobs.collation.folder import CollationFolder
+from skysom.jobs.collation.folder import CONFIGURATION, CollationFolder
 from skysom.jobs.collation.inputs import CollationInputs
-from skysom.jobs.collation.inputs_assembly import CollateOptions
-from skysom.jobs.collation.inputs_catalogue import CatalogueChoice
+from skysom.jobs.collation.inputs_catalogue import fingerprint
 from skysom.jobs.collation.run import corrections_of
 from skysom.jobs.collation.source_table import SourceColumns
 from skysom.jobs.collation.why_images import Images, PinkImages, SurveyImages
-from skysom.jobs.errors import ConfigError
+from skysom.jobs.collation.why_recorded import Recorded, check_finished, read_recorded, table_rows
+from skysom.jobs.errors import ConfigError, SkysomErrors
 from skysom.jobs.output import Output
 from skysom.storage import place as places
 from skysom.storage.catalogue import parquet_source
@@ -23,6 +22,8 @@ from skysom.storage.place import Place
 
 SAME = ("masks_sha256", "mapped_sha256", "order_sha256")
 """Hashes that say whether inputs are those of the collation."""
+OF_A_FILE = ("bytes", "sha256", "sha256_of_both_ends", "changed")
+"""What `fingerprint` says of a file, and "bytes" what is told of it."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Collation:
     images: Images | None
 
     def source(self, number: int) -> dict[str, Any]:
-        """A row of the source table; ConfigError where there is none of that number."""
-        found = self._rows("sources", "source", number)
+        """A row of the source table; ConfigError where there is none of that number, or the table is damaged."""
+        found = table_rows(self.folder.table("sources"), "source", number) if 0 <= number < self.sources else []
         if not found:
             raise ConfigError(f"{self.folder.root} has no source {number}; they count from 0 to {self.sources - 1}")
         return found[0]
@@ -54,52 +55,65 @@ class Collation:
     def source_of(self, *, row: int | None = None, name: str | None = None) -> tuple[int, dict[str, Any]]:
         """The base row and the source of the component of a row, or of an id (of several the first)."""
         key, value = ("row", row) if row is not None else ("id", name)
-        found = self._rows("components", key, value)
+        there = row is None or 0 <= row < self.inputs.base.rows
+        found = table_rows(self.folder.table("components"), key, value) if there else []
         if not found:
             raise ConfigError(f"{self.folder.root} has no component with {key} {value!r}; see its components.parquet")
-        return int(found[0]["row"]), self.source(int(found[0]["source"]))
+        return found[0]["row"], self.source(found[0]["source"])
 
     @property
     def sources(self) -> int:
         """How many sources there are."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return int(pq.read_metadata(parquet_source(self.folder.table("sources"))).num_rows)
-
-    def _rows(self, table: str, key: str, value: Any) -> list[dict[str, Any]]:
-        import pyarrow.parquet as pq
-
-        source = parquet_source(self.folder.table(table))
-        return list(pq.read_table(source, filters=[(key, "=", value)]).to_pylist())
+        path = self.folder.table("sources")
+        try:
+            return int(pq.read_metadata(parquet_source(path)).num_rows)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise ConfigError(f"{path} cannot be read ({error}); collate again with --redo") from error
 
 
 def open_collation(
-    directory: str | Place, *, survey: str | Place | None = None, pink: PinkFiles | None = None
+    directory: str | Place,
+    *,
+    survey: str | Place | None = None,
+    annotations: str | None = None,
+    pink: PinkFiles | None = None,
 ) -> Collation:
     """Make the inputs of the collation in ``directory`` again.
 
     Parameters
     ----------
     survey : the output it was made from; default: that of its annotations, or the folder that ``directory`` lies in.
+    annotations : of that output, see `masks_of_output`; default: those it was made with.
     pink : the peer's files, where it was made from such.
 
     Raises
     ------
-    ConfigError : nothing was published there, or catalogues, masks or mapping are not those of that collation any more.
-    Others as `inputs_from_output` and `inputs_from_pyink`.
+    ConfigError : nothing was published there, or not all of it; its records are damaged; or catalogues, masks or
+    mapping are not those of that collation any more. Others as `inputs_from_output` and `inputs_from_pyink`.
     """
     folder = CollationFolder(directory)
-    published = folder.published()
-    path = folder.private / "collation-config.json"
+    check_finished(folder)
+    published, path = folder.published(), folder.private / CONFIGURATION
+    if published is None and places.exists(folder.private / "published.json"):
+        raise ConfigError(f"the tables in {folder.root} are not as they were made; run the same skysom collate again")
     if published is None or not places.is_file(path):
         raise ConfigError(f"{folder.root} holds no finished collation; make one with `skysom collate`")
-    recorded = json.loads(places.read_bytes(path))
-    with tempfile.TemporaryDirectory() as temporary:
-        options = _options(recorded, Path(temporary))
-        inputs, images = _made(recorded, options, folder, survey, pink)
+    recorded = read_recorded(path)
+    _check_there(folder, recorded)
+    _check_named(folder, recorded, annotations, pink)
+    try:
+        inputs, images = _made(recorded, folder, survey, annotations, pink)
+    except (*SkysomErrors, OSError):
+        # Another catalogue may be refused for any reason; that it is another one says more.
+        _check_catalogues(folder, recorded, [fingerprint(catalogue.place) for catalogue in recorded.catalogues])
+        raise
+    _check_catalogues(folder, recorded, inputs.origin["catalogues"])
     inputs = replace(inputs, corrections=corrections_of(published["corrections"]))
     now = configuration(inputs, SourceColumns.of(inputs))
-    changed = [name.removesuffix("_sha256") for name in SAME if now[name] != recorded.get(name)]
+    changed = [name.removesuffix("_sha256") for name in SAME if now[name] != getattr(recorded, name)]
     if changed:
         raise ConfigError(
             f"{folder.root} was made from other inputs than are there now ({', '.join(changed)} differ); collate again "
@@ -108,58 +122,73 @@ def open_collation(
     return Collation(folder, inputs, images)
 
 
-def _options(recorded: Mapping[str, Any], temporary: Path) -> CollateOptions:
-    """What the user said then."""
-    origin = {key.removeprefix("origin."): value for key, value in recorded.items() if key.startswith("origin.")}
-    actions = temporary / "actions.toml"
-    named = {key.removeprefix("actions."): value for key, value in origin.items() if key.startswith("actions.")}
-    lines = (f"{json.dumps(label, ensure_ascii=False)} = {json.dumps(action)}\n" for label, action in named.items())
-    actions.write_text("".join(lines), encoding="utf-8")
-    return CollateOptions(
-        catalogues=tuple(CatalogueChoice(*columns[:4]) for columns in recorded["catalogues"]),
-        actions=str(actions),
-        sort=origin["sort"],
-        pixel_scale_arcsec=tuple(recorded["pixel_scale_arcsec"]),
-        separation_limit_arcsec=recorded["limit_arcsec"],
-        float32_angles=recorded["float32_angles"],
-        flux_columns=tuple(origin.get("flux_columns") or ()),
-        redshift_column=origin.get("redshift_column"),
-        unannotated="singletons",
-        excluded=tuple(origin.get("excluded_neurons") or ()),
-    )
+def _check_there(folder: CollationFolder, recorded: Recorded) -> None:
+    """ConfigError for catalogues that are gone."""
+    gone = [str(catalogue.path) for catalogue in recorded.catalogues if not places.is_file(catalogue.place)]
+    if gone:
+        raise ConfigError(
+            f"{folder.root} was made from {', '.join(gone)}, where there is no file any more; restore it, or collate "
+            "again with --redo and the catalogue that is there"
+        )
 
 
-def _made(
-    recorded: Mapping[str, Any],
-    options: CollateOptions,
-    folder: CollationFolder,
-    survey: str | Place | None,
-    pink: PinkFiles | None,
-) -> tuple[CollationInputs, Images | None]:
-    name = recorded.get("origin.mapping")
+def _check_named(folder: CollationFolder, recorded: Recorded, annotations: str | None, pink: PinkFiles | None) -> None:
+    """ConfigError where files of the peer are needed, whose places are not remembered."""
     if pink is not None:
-        from skysom.jobs.collation.pyink import inputs_from_pyink
-
-        files = (pink.som, pink.mapping, pink.transforms, str(pink.annotations))
-        return inputs_from_pyink(*files, options), None if pink.images is None else PinkImages(pink.images)
-    if not isinstance(name, str):
+        return
+    if recorded.mapping is None:
         raise ConfigError(
             f"{folder.root} was made from files of pyink; name them with --som, --map, --transform and --annotations"
         )
-    from skysom.jobs.collation.inputs_output import inputs_from_output
-
-    output = _output(recorded, folder, survey)
-    version = recorded.get("origin.annotations.version")
-    annotations = recorded["origin.annotations.folder"] + (f"/{version:06d}" if version else "")
-    return inputs_from_output(output, options, som_name=name, annotations=annotations), SurveyImages(output, name)
+    if annotations is None and recorded.annotations() is None:
+        raise ConfigError(
+            f"{folder.root} was made with annotations of pyink, {recorded.pickle}; name the file with --annotations"
+        )
 
 
-def _output(recorded: Mapping[str, Any], folder: CollationFolder, survey: str | Place | None) -> Output:
+def _check_catalogues(folder: CollationFolder, recorded: Recorded, now: Sequence[dict[str, Any]]) -> None:
+    """ConfigError where catalogues are not the files that were collated."""
+    for catalogue, then, found in zip(recorded.catalogues, recorded.fingerprints, now, strict=True):
+        old, new = ({key: values.get(key) for key in OF_A_FILE} for values in (then, found))
+        if old == new:
+            continue
+        sizes = f"{old['bytes']} bytes then, {new['bytes']} now"
+        what = sizes if old["bytes"] != new["bytes"] else f"{old['bytes']} bytes as then, with another content"
+        raise ConfigError(
+            f"{folder.root} was made from another {catalogue.path} than is there now ({what}); restore the file, or "
+            "collate again with --redo"
+        )
+
+
+def _made(
+    recorded: Recorded,
+    folder: CollationFolder,
+    survey: str | Place | None,
+    annotations: str | None,
+    pink: PinkFiles | None,
+) -> tuple[CollationInputs, Images | None]:
+    with tempfile.TemporaryDirectory() as temporary:
+        options = recorded.options(Path(temporary))
+        if pink is not None:
+            from skysom.jobs.collation.pyink import inputs_from_pyink
+
+            files = (pink.som, pink.mapping, pink.transforms, str(pink.annotations))
+            return inputs_from_pyink(*files, options), None if pink.images is None else PinkImages(pink.images)
+        from skysom.jobs.collation.inputs_output import inputs_from_output
+
+        output, name = _output(recorded, folder, survey), str(recorded.mapping)
+        chosen = annotations or recorded.annotations()
+        return inputs_from_output(output, options, som_name=name, annotations=chosen), SurveyImages(output, name)
+
+
+def _output(recorded: Recorded, folder: CollationFolder, survey: str | Place | None) -> Output:
     """The output that a collation was made from."""
     if survey is not None:
         return Output(survey)
-    annotations = places.place(str(recorded.get("origin.annotations.folder", "")))
-    for root in (annotations.parent.parent, folder.root.parent):
+    roots = [folder.root.parent]
+    if recorded.annotations_folder:
+        roots.insert(0, places.place(recorded.annotations_folder).parent.parent)
+    for root in roots:
         output = Output(root)
         if places.is_dir(output.survey):
             return output

@@ -77,7 +77,8 @@ class _Teller:
             }
             lines += [f"{head} lies over {self._base(rows)}: {words}." for words, rows in on_nodes.items() if rows]
             for channel, data in sorted(effect.data.items()):
-                lines.append(f"{head} lies over {self._others(channel, data, source)} of catalogue {channel + 1}.")
+                file = self.inputs.catalogues[channel].path.name
+                lines.append(f"{head} lies over {self._others(channel, data, source)} of channel {channel} ({file}).")
             if effect.flag is not None:
                 lines.append(f"{head} is {effect.flag}.")
         if not lines:

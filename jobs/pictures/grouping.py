@@ -201,7 +201,7 @@ def _handles(pictures: Sequence[SourcePicture]) -> list[Line2D]:
     found: dict[str, Line2D] = {}
     for mask in (mask for picture in pictures for mask in picture.masks):
         if mask.first or mask.label not in found:
-            found[mask.label] = Line2D([], [], label=f"mask “{mask.label}”", **_look(mask))
+            found[mask.label] = Line2D([], [], label=f"mask “{style.plain(mask.label)}”", **_look(mask))
     for points in (points for picture in pictures for points in _points_of(picture)):
         found.setdefault(f"points {points.name}", points.handle())
     return list(found.values())

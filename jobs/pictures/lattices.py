@@ -81,7 +81,7 @@ def draw_map(
         style.colour_bar(axes, artist, "neuron value")
     _lattice_axes(axes, layout, lattice.rank == 1)
     depth = f", depth {panel}" if layout.panels > 1 else ""
-    which = f", channel {channel + 1} of {weights.shape[1]}" if weights.shape[1] > 1 else ""
+    which = f", channel {channel}" if weights.shape[1] > 1 else ""
     words = f"{len(chosen)} neurons, each from its faintest to its brightest pixel"
     if scale == "map":
         words = f"{len(chosen)} neurons on one brightness scale"

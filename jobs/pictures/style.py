@@ -6,6 +6,10 @@ towards higher rows. Lattices are drawn with the first lattice index (bmu_row) c
 Ito (2008), and no difference is shown by colour alone.
 """
 
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -72,14 +76,33 @@ def charted(axes: Axes) -> Axes:
 def titled(axes: Axes, title: str, size: float = 9.5) -> Axes:
     """Axes with a title at the left; none where it is empty."""
     if title:
-        axes.set_title(title, loc="left", fontsize=size, color=INK)
+        axes.set_title(title, loc="left", fontsize=size, color=INK, parse_math=False)
     return axes
 
 
 def legend(axes: Axes, **options: Any) -> Any:
-    """A small legend on white, which lines behind it do not cross."""
+    """A small legend on white, which lines behind it do not cross; its labels are no mathematics."""
     look = {"fontsize": 8.5, "facecolor": "white", "edgecolor": "none", "framealpha": 0.9}
-    return axes.legend(**(look | options))
+    found = axes.legend(**(look | options))
+    for text in found.get_texts():
+        text.set_parse_math(False)
+    return found
+
+
+# --- texts that come from data --------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """``text`` without control characters and halves of surrogate pairs, which no font has."""
+    return "".join(letter for letter in text if unicodedata.category(letter) not in ("Cc", "Cs"))
+
+
+@contextmanager
+def any_letters() -> Iterator[None]:
+    """Letters that the font lacks are drawn as boxes meanwhile, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        yield
 
 
 # --- brightness -----------------------------------------------------------------------------------

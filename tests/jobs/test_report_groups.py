@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ import pytest
 from skysom.jobs.collation.collate import collate
 from skysom.jobs.collation.inputs_assembly import CollateOptions
 from skysom.jobs.collation.inputs_output import inputs_from_output
+from skysom.jobs.report import write_report
 from skysom.jobs.report_groups import groups_section, read_groups
+from skysom.storage.survey import ArraySpec, Survey
 
 for _name in ("random_skies", "collation_survey"):
     if _name not in sys.modules:
@@ -30,8 +33,8 @@ def output(tmp_path_factory):
     """A collated output with a label of every kind."""
     folder = tmp_path_factory.mktemp("report")
     found = surveys.make_survey(folder / "survey")
-    surveys.annotate(found, labels=("Related Radio", "IR Host", "Odd <one>", "Bad"))
-    actions = {"Related Radio": "LINK", "IR Host": "DATA_ATTACH", "Odd <one>": "FLAG", "Bad": "PASS"}
+    surveys.annotate(found, labels=("Related Radio", "IR Host", "Odd <one>", "Bad $x_{"))
+    actions = {"Related Radio": "LINK", "IR Host": "DATA_ATTACH", "Odd <one>": "FLAG", "Bad $x_{": "PASS"}
     path = folder / "actions.toml"
     path.write_text("".join(f"{json.dumps(label)} = {json.dumps(action)}\n" for label, action in actions.items()))
     collate(inputs_from_output(found, CollateOptions(actions=str(path))), found.root / "collation", scheduler="threads")
@@ -67,6 +70,14 @@ def test_the_section_shows_and_escapes(output):
     assert "A double of median size" in html
     assert len(re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{1000,}"', html)) >= 2
     assert "used its mask" in html
+
+
+def test_warnings_of_the_collation_are_shown(output):
+    content = read_groups(output.root)
+    summary = {**content.summary, "warnings": ["channel 1 (a<b.csv): no row lies under any mask"]}
+    body = groups_section(replace(content, summary=summary)).body
+    assert "<strong>channel 1 (a&lt;b.csv): no row lies under any mask</strong>" in body
+    assert "<strong>" not in groups_section(content).body
 
 
 def test_examples_that_cannot_be_drawn_leave_a_note(output):
@@ -105,3 +116,114 @@ def test_the_typical_double_is_of_median_size(output):
     chosen = {one.kind: one.source for one in read_groups(output.root).examples}
     sizes = sources.loc[sources["components"] == 2, "size_arcsec"].drop(chosen["The largest source"])
     assert sizes[chosen["A double of median size"]] == np.sort(sizes)[len(sizes) // 2]
+
+
+# --- collations that are damaged ------------------------------------------------------------------
+
+
+def said_of(output):
+    """The section that takes the place of the collation's."""
+    section = groups_section(read_groups(output))
+    assert section.anchor == "sources"
+    assert "<img" not in section.body
+    return section.body
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def directory(path):
+    path.unlink()
+    path.mkdir()
+
+
+def changed(**values):
+    """Write a record with other values; None leaves a key out."""
+
+    def change(path):
+        record = json.loads(path.read_text()) | values
+        path.write_text(json.dumps({key: value for key, value in record.items() if value is not None}))
+
+    return change
+
+
+def without_column(name):
+    return lambda path: pq.write_table(pq.read_table(path).drop_columns([name]), path)
+
+
+def garbled(path):
+    content = path.read_bytes()
+    pages = len(content) - 12 - int.from_bytes(content[-8:-4], "little")
+    path.write_bytes(content[:4] + b"\xff" * pages + content[4 + pages :])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("sources.parquet", cut),
+        ("sources.parquet", garbled),
+        ("sources.parquet", directory),
+        ("sources.parquet", Path.unlink),
+        ("sources.parquet", without_column("components")),
+        ("sources.parquet", without_column("size_arcsec")),
+        ("collation.json", cut),
+        ("collation.json", directory),
+        ("collation.json", Path.unlink),
+        ("collation.json", lambda path: path.write_text("[]")),
+        ("collation.json", lambda path: path.write_bytes(b"\xff\xfe\x00")),
+        ("collation.json", changed(origin=None)),
+        ("collation.json", changed(origin=[])),
+        ("collation.json", changed(islands=None)),
+        ("collation.json", changed(rows="many")),
+        ("collation.json", changed(corrections=[1])),
+    ],
+)
+def test_damaged_tables_and_records_are_one_sentence(output, tmp_path, name, damage):
+    shutil.copytree(output.root / "collation", tmp_path / "collation")
+    damage(tmp_path / "collation" / name)
+    said = said_of(tmp_path)
+    assert re.search(r"^<p>The sources of .*collation are not shown, as it is damaged \(\w+: .*collate again", said)
+
+
+@pytest.mark.parametrize("name", ["components.parquet", "evidence.parquet", ".skysom/collation-config.json"])
+def test_what_only_the_examples_need_leaves_a_note(output, name):
+    path = output.root / "collation" / name
+    kept = path.read_bytes()
+    cut(path)
+    try:
+        body = groups_section(read_groups(output.root)).body
+    finally:
+        path.write_bytes(kept)
+    assert re.search("They are not drawn: .*collat", body)
+    assert "60 components are" in body
+
+
+def test_tables_of_two_collations_are_one_sentence(output, tmp_path):
+    shutil.copytree(output.root / "collation", tmp_path / "collation")
+    (tmp_path / "collation" / ".skysom" / "publishing.json").write_text("{}")
+    assert "run the same skysom collate again" in said_of(tmp_path)
+
+
+def test_another_catalogue_is_a_note_in_place_of_pictures(output):
+    table = pd.read_parquet(output.catalogue)
+    kept = output.catalogue.read_bytes()
+    table.assign(ra=table["ra"] + 1e-4).to_parquet(output.catalogue)
+    try:
+        body = groups_section(read_groups(output.root)).body
+    finally:
+        output.catalogue.write_bytes(kept)
+    assert "was made from another" in body
+    assert "than is there now" in body
+    assert "used its mask" not in body
+
+
+def test_the_report_is_written_all_the_same(output, tmp_path):
+    copy = Path(shutil.copytree(output.root, tmp_path / "copy"))
+    survey = Survey(copy / "survey.zarr", "r+")
+    for name, kind, value in (("status", "uint8", 0), ("coverage", "float32", 1)):
+        survey.add_image_array(name, ArraySpec(kind))[:] = np.full(60, value, kind)
+    cut(copy / "collation" / "sources.parquet")
+    page = write_report(copy).read_text()
+    assert page.count("are not shown, as it is damaged") == 1
+    assert '<section id="map">' in page

@@ -1,6 +1,7 @@
 """The command that writes sources for other programs, on the tables of a collation."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from skysom.jobs.cli_export_sources import export_sources_command
 from skysom.jobs.collation.source_table import component_table, number_sources, source_table
+from skysom.jobs.errors import ConfigError
 from skysom.storage.errors import CatalogueError
 from skysom.storage.fits_export import ExportError
 
@@ -84,3 +86,23 @@ def test_files_are_replaced_only_when_asked(collated: tuple[Path, pa.Table], tmp
     assert len(Table.read(tmp_path / "s.vot")) == 0
     with pytest.raises(CatalogueError, match="cannot be read"):
         run(tmp_path, tmp_path / "t.vot")
+
+
+def test_folders_that_are_not_there_are_refused_at_once(collated: tuple[Path, pa.Table], tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"there is no folder .*none; make it"):
+        run(collated[0], tmp_path / "none" / "s.fits")
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "s.fits").mkdir()
+    with pytest.raises(ExportError, match="is a directory; give a file in it"):
+        run(collated[0], tmp_path / "s.fits", "--force")
+
+
+def test_tables_of_two_collations_are_refused(collated: tuple[Path, pa.Table], tmp_path: Path) -> None:
+    folder = tmp_path / "collation"
+    shutil.copytree(collated[0], folder)
+    (folder / ".skysom").mkdir()
+    (folder / ".skysom" / "publishing.json").write_text("{}")
+    for given in (folder, folder / "sources.parquet"):
+        with pytest.raises(ConfigError, match="run the same skysom collate again"):
+            run(given, tmp_path / "s.vot")
+    assert not (tmp_path / "s.vot").exists()

@@ -222,6 +222,27 @@ def test_spoiled_rows_are_sources_with_their_status(tmp_path):
     assert set(of_alone) <= {STATUSES[2], STATUSES[3]}
 
 
+@pytest.mark.parametrize("spoilt", ["another sky", "radians", None])
+def test_a_catalogue_under_no_mask_is_told(tmp_path, capsys, spoilt):
+    kind = skies.SkyKind(rows=40, labels=1, actions=("LINK",), centres=skies.CENTRES[4:], spread_arcsec=20.0)
+    inputs = skies.make(tmp_path, 17, replace(kind, spoiled=False))
+    inputs = replace(inputs, planes=np.ones_like(inputs.planes))
+    if spoilt:
+        table = pd.read_parquet(inputs.catalogues[1].path)
+        moved = np.radians(table[["RA", "DEC"]]) if spoilt == "radians" else table[["RA", "DEC"]] - [0, 40]
+        other = skies.write_catalogue(tmp_path / "infrared.parquet", table.assign(RA=moved["RA"], DEC=moved["DEC"]))
+        inputs = replace(inputs, catalogues=(inputs.base, other))
+    sentence = "channel 1 (infrared.parquet): no row lies under any mask; is it a catalogue of the same sky"
+    for _ in range(2):  # a finished one says it, too
+        summary, said = run(inputs, tmp_path / "out", rows_per_box=20), capsys.readouterr().err
+        assert (f"collate: WARNING: {sentence}" in said) == bool(spoilt)
+        assert len(summary["warnings"]) == bool(spoilt)
+        assert summary["carried_by_channel"][0] > 40
+        assert (summary["carried_by_channel"][1] == 0) == bool(spoilt)
+        assert summary["carried_pairs"] == sum(summary["carried_by_channel"])
+    assert skies.differences(skies.published(tmp_path / "out"), skies.expected(inputs)) == []
+
+
 # --- more than one way to act ---------------------------------------------------------------------
 
 

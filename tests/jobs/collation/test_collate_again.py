@@ -16,7 +16,7 @@ from skysom.engine.collation.actions import actions_for
 from skysom.engine.collation.groups import Corrections
 from skysom.jobs.collation import boxes as collation_boxes
 from skysom.jobs.collation import run as collation_run
-from skysom.jobs.collation.collate import CollateSettings, collate, projection
+from skysom.jobs.collation.collate import CollateSettings, collate
 from skysom.jobs.collation.folder import CollationFolder
 from skysom.jobs.collation.islands import changed_rows
 from skysom.jobs.collation.merge import MergeWork, boxes_of_ranges, smallest_members
@@ -213,23 +213,6 @@ def test_two_runs_do_not_share_a_folder(collated):
     inputs, folder = collated
     with CollationFolder(folder).locked(), pytest.raises(LockedError, match="in use by"):
         run(inputs, folder)
-
-
-def test_more_memory_than_allowed_is_refused(whole, tmp_path, capsys):
-    inputs, _ = whole
-    needed = projection(inputs, CollateSettings(threads=2)).total / 1e9
-    with pytest.raises(ConfigError, match=rf"{needed:.2f} GB of memory are projected .* 0.1 are allowed; give fewer"):
-        run(inputs, tmp_path, rows_per_box=200_000, threads=2, memory_gb=0.1)
-    assert f"150 components; at most {needed:.2f} GB of memory are projected" in capsys.readouterr().err
-    assert projection(inputs, CollateSettings(threads=1)).total < needed * 1e9
-
-
-def test_an_island_that_does_not_fit_is_refused_before_it_is_grouped(whole, tmp_path, ran):
-    inputs, _ = whole
-    needed = projection(inputs, CollateSettings(threads=1, rows_per_box=40)).total
-    with pytest.raises(ConfigError, match="let the masks reach less far"):
-        run(inputs, tmp_path, threads=1, memory_gb=needed * 1e-9)
-    assert {name for name, *_ in ran} == {"deal_piece", "project_box"}
 
 
 def test_a_component_that_is_lost_is_noticed(collated, monkeypatch):

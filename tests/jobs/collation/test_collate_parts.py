@@ -19,7 +19,7 @@ from skysom.jobs.collation.collate import CollateSettings, collate
 from skysom.jobs.collation.deal import BaseRows, Piece, boxes_for, pieces_of
 from skysom.jobs.collation.folder import TABLES, CollationFolder
 from skysom.jobs.collation.inputs import CatalogueFile, Mapped
-from skysom.jobs.collation.tables import column, read_part, stack, write_parts
+from skysom.jobs.collation.tables import read_part, stack, write_parts
 from skysom.jobs.errors import ConfigError
 from skysom.storage.catalogue import ROW_NUMBER, source_ids
 
@@ -165,8 +165,29 @@ def replace_guard(folder):
 
 def test_columns_of_taken_names_are_refused(tmp_path):
     inputs = skies.make(tmp_path, 0, skies.SkyKind(rows=9))
-    with pytest.raises(ConfigError, match="column 'distance' has the name of one that a collation makes"):
-        collate(replace(inputs, redshift_column="distance"), tmp_path / "out", scheduler="threads")
+    for name in ("id", "neuron", "rank", "matchable", "status", "distance", "ra_deg"):
+        for columns in ({"redshift_column": name}, {"flux_columns": (name,)}):
+            with pytest.raises(
+                ConfigError, match=rf"column '{name}' of a flux .* that a collation makes .*; rename it"
+            ):
+                collate(replace(inputs, **columns), tmp_path / "out", scheduler="threads")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_column_may_have_two_roles(tmp_path, suffix):
+    """Right ascension is a flux, and fluxes are ids, of both catalogues."""
+    inputs = skies.make(tmp_path, 21, skies.SkyKind(rows=30, spoiled=False, centres=skies.CENTRES[4:]), suffix=suffix)
+    catalogues = tuple(replace(file, id_column="flux") for file in inputs.catalogues)
+    inputs = replace(inputs, catalogues=catalogues, flux_columns=("RA", "flux"))
+    collate(inputs, tmp_path / "out", scheduler="threads")
+    table, found = inputs.base.read(), skies.published(tmp_path / "out")
+    members = found["sources"]["members"].to_pylist()
+    for name in ("RA", "flux"):
+        assert found["sources"][f"{name}_sum"].to_pylist() == pytest.approx(
+            [table[name][rows].sum() for rows in members]
+        )
+    assert np.allclose([float(text) for text in found["components"]["id"].to_pylist()], table["flux"])
 
 
 # --- publishing -----------------------------------------------------------------------------------
@@ -179,10 +200,12 @@ def test_tables_are_published_together(tmp_path, monkeypatch, moved):
     names = [f"{name}.parquet" for name in TABLES]
     for name in names:
         (tmp_path / name).write_text("old")
-    record = {"corrections": {}, "summary": {"sources": 3}}
+    summary = {"sources": 3, "rows": 3, "sources_of_several": 0, "largest_source": 1}
+    record = {"corrections": {"together": [], "apart": []}, "summary": summary}
     with folder.locked():
+        (folder.private / "merged").mkdir()
         for name in names:
-            write_parts(folder.merged(name), pa.table({"row": [1]}))
+            pq.write_table(pa.table({"row": [1]}), folder.merged(name))
         left = moved
 
         def failing(source, target):
@@ -199,12 +222,13 @@ def test_tables_are_published_together(tmp_path, monkeypatch, moved):
         else:
             folder.publish(record)
         assert (folder.published() is None) == (moved < 5)
+    assert folder.unfinished() == (moved < 5)
     monkeypatch.undo()
     with folder.locked():
         found = folder.published()
-    assert found["summary"] == {"sources": 3}
-    assert all((tmp_path / name).read_bytes() != b"old" for name in names)
-    assert column(read_part(tmp_path / names[0]), "row").tolist() == [1]
+    assert not folder.unfinished()
+    assert found["summary"] == summary
+    assert all(pq.read_table(tmp_path / name)["row"].to_pylist() == [1] for name in names)
     assert (tmp_path / "collation.json").is_file()
     (tmp_path / names[2]).unlink()
     assert folder.published() is None

@@ -236,12 +236,19 @@ def test_columns_that_are_not_there_or_hold_no_numbers(output, tmp_path):
         ({"sort": "-snr"}, r"no column 'snr' \(--sort\)"),
         ({"sort": "-kind"}, r"column 'kind' holds .*, an order needs numbers"),
         ({"sort": "largest_first:channel=1"}, "the masks have the channels 0 to 0"),
+        ({"sort": "(flux - flux) / (flux - flux)"}, "has a finite value for none of the 59 components that use a mask"),
+        ({"sort": "flux / (flux - flux)"}, "has a finite value for none"),
+        ({"flux_columns": ("flux", "ra", "flux")}, "--flux flux is given 2 times; give it once"),
     ):
         with pytest.raises(Exception, match=words):
             inputs(output, path, **options)
     for choice, words in (
         (CatalogueChoice(path, ra_column="RA"), r"no column 'RA' \(--ra-column\)"),
         (CatalogueChoice(path, id_column="id"), r"no column 'id' \(--id-column\)"),
+        (
+            CatalogueChoice(path, dec_column="ra"),
+            "RA and Dec are both column 'ra'; name two with --ra-column and --dec",
+        ),
     ):
         with pytest.raises(Exception, match=words):
             inputs(output, choice)

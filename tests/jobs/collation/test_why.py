@@ -126,7 +126,7 @@ def test_a_mask_that_would_have_linked(tmp_path):
         (("LINK", "FLAG"), "“label 1” (FLAG) is True."),
         (("LINK", "FALSE_ATTACH"), "“label 1” (FALSE_ATTACH) is False."),
         (("PASS",), "No label of it lies over anything."),
-        (("DATA_ATTACH",), "(DATA_ATTACH) lies over A0 (row 0) at 0.0″, A1 (row 1) at 18.0″ of catalogue 1."),
+        (("DATA_ATTACH",), "(DATA_ATTACH) lies over A0 (row 0) at 0.0″, A1 (row 1) at 18.0″ of channel 0 (base.csv)."),
     ],
 )
 def test_what_is_told_of_actions(tmp_path, actions, words):
@@ -180,6 +180,18 @@ def test_catalogues_without_ids_call_rows_by_number(tmp_path):
     inputs = line_of_components(tmp_path, [20.0])
     file = CatalogueFile(inputs.base.path, "RA", "DEC", "row number", 2)
     assert "lies over row 0, row 1: they are one source" in why(replace(inputs, catalogues=(file,)), 1).text
+
+
+def test_ids_are_no_mathematics_and_may_have_any_letters(tmp_path):
+    inputs = line_of_components(tmp_path, [20.0])
+    table = pd.read_csv(inputs.base.path).assign(name=["$x_{$", "$\\no$\x07星"])
+    file = replace(skies.write_catalogue(tmp_path / "base.parquet", table), id_column="name")
+    found = why(replace(inputs, catalogues=(file,)), 0)
+    assert "$x_{$ (row 0)" in found.text
+    found.save(tmp_path / "source.png")
+    figure = found.figure()
+    assert figure.get_suptitle().startswith("Source of $x_{$: 2 components")
+    assert figure.get_supxlabel() == "Members: 1: $x_{$, 2: $\\no$星"
 
 
 # --- pictures -------------------------------------------------------------------------------------

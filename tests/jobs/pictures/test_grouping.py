@@ -1,5 +1,7 @@
 """Pictures of sources: outlines lie where the projection puts a mask, and everything is drawn and told of."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from matplotlib.path import Path
 from skysom.engine.collation.projection import Frames, bits_of_offsets
 from skysom.engine.errors import ReadingError
 from skysom.jobs.pictures.grouping import MaskOnSky, SourcePicture, draw_components, draw_grouping, mask_on_sky
+from skysom.jobs.pictures.style import any_letters
 
 SCALE = (2.0, 3.0)
 
@@ -81,6 +84,23 @@ def test_everything_is_told_of_in_the_legend(rendered):
     ]
     written = [text.get_text() for text in axes.texts]
     assert {"1", "2", "3", "N", "E", "20″"} <= set(written)
+
+
+@pytest.mark.parametrize("word", ["$x_{", "$\\nothing$", "a_$b$", "$"])
+def test_labels_and_titles_are_no_mathematics(rendered, word):
+    masks = [MaskOnSky(f"{word}\x1b\n", 0, mask_on_sky(disc(21, 10, 10, 5), 0.3, 1, SCALE), True)]
+    axes = rendered(draw_grouping(None, picture(masks=masks), title=f"{word} {word}"))
+    assert legend_of(axes)[0] == f"mask “{word}”"
+    assert axes.get_title(loc="left") == f"{word} {word}"
+
+
+def test_letters_that_no_font_has_are_drawn_without_a_warning(rendered):
+    masks = [MaskOnSky("星", 0, mask_on_sky(disc(21, 10, 10, 5), 0.3, 1, SCALE), True)]
+    axes = draw_grouping(None, picture(masks=masks))
+    with any_letters():
+        rendered(axes)
+    with any_letters(), pytest.raises(UserWarning, match="another"):
+        warnings.warn("another", UserWarning, stacklevel=1)
 
 
 def test_places_are_where_they_belong(own_axes):

@@ -83,7 +83,7 @@ def test_channels_and_depths(rendered):
     weights, lattice = neurons(12, channels=2), Cartesian(2, 2, 3)
     axes = rendered(pictures.draw_map(None, weights, lattice, channel=1, panel=2, scale="map", pixels=None))
     assert np.array_equal(shown_cell(axes, 1, 0), trimmed(weights[10, 1]))
-    assert "channel 2 of 2" in axes.get_title(loc="left")
+    assert "channel 1" in axes.get_title(loc="left")
     assert "depth 2" in axes.get_title(loc="left")
 
 
