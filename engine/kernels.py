@@ -186,7 +186,7 @@ def minimum_block(scalars, matrices, norms, first, base_rotations, rotations, el
                 _keep_smaller(value[h], norms[h, k], t, best[n], best_t[n], best_product[n])
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINE)
 def _keep_smaller(product, norm, t, best, best_t, best_product):
     for b in range(best.size):
         d = norm[b] + product[b]
@@ -196,7 +196,7 @@ def _keep_smaller(product, norm, t, best, best_t, best_product):
         best_product[b] = product[b] if better else best_product[b]
 
 
-@njit(**_OPTIONS)
+@njit(**_INLINE)
 def _inverse(scalars, matrices, n, at, value):
     for b in range(value.shape[1]):
         s0, s1 = scalars[0, n, at + b], scalars[1, n, at + b]

@@ -61,17 +61,21 @@ def results_command(
     suffix: Suffix = "_skysom",
     ra: Annotated[str | None, typer.Option("--ra", help="Column of degrees, for an output in HATS.")] = None,
     dec: Annotated[str | None, typer.Option("--dec")] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", help="Only rows of the result for which this holds: 'status == \"ok\"'.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Carry results back to the catalogue a survey began with, by id.
 
-    Every row stays, in its order and with its columns; rows without a result have empty values. Of a collation the
-    components are joined, which say the source of each: its ids are those of the published catalogue of components.
+    Every row stays (or those that --where selects), in its order and with its columns; rows without a result have empty
+    values. Of a collation the components are joined, which say the source of each: its ids are those of the published
+    catalogue of components.
     Example: skysom join results survey --catalogue VLASS.csv --id Component_name --output joined.parquet
     """
     from skysom.jobs.joins.results import ResultsJoin, join_results
 
-    settings = ResultsJoin(id_column, column or None, source_column or (), duplicates, suffix, ra, dec)
+    settings = ResultsJoin(id_column, column or None, source_column or (), duplicates, suffix, ra, dec, where)
     typer.echo(f"{output}: {join_results(results, catalogue, output, settings, overwrite=overwrite)}")
 
 

@@ -16,6 +16,8 @@ from skysom.storage.table_stream import TableStream
 
 BLOCK_BYTES = 2**24
 """Text that is read at once."""
+HEADER_BYTES = 2**16
+"""Text in which the header is looked for first."""
 
 MISSING = sorted(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
@@ -91,7 +93,8 @@ def open_csv(path: Place) -> TableStream:
 
     Raises
     ------
-    CatalogueError : binary, empty, not separated by commas, a row of another length, or two columns of one name.
+    CatalogueError : binary, empty, a comment before the header, not separated by commas, a row of another length, or
+        two columns of one name.
     """
     names, lines = _header(path)
     columns = {name: _Column() for name in names}
@@ -150,22 +153,42 @@ def _blocks(
 
 def _header(path: Place) -> tuple[list[str], int]:
     """Names of the columns, and how many lines there are up to the end of the header."""
-    with _text(path) as stream:
-        start = stream.read(65536)
-    if b"\0" in start:
-        raise CatalogueError(f"{path} holds binary data, not CSV text; give it the suffix of its format")
-    if not start.strip():
-        raise CatalogueError(f"{path} is empty")
-    text = start.decode("utf-8-sig", errors="replace").splitlines()
-    blank = next(number for number, line in enumerate(text) if line.strip())
-    header = next(csv.reader([text[blank]]))
-    if len(header) == 1 and re.search(r"[;\t|]", text[blank]):
-        raise CatalogueError(f"{path} is not separated by commas (it begins {text[blank][:60]!r}); save it as CSV")
+    header, lines, first, after = _header_row(path)
+    if len(header) == 1 and re.search(r"[;\t|]", first):
+        raise CatalogueError(f"{path} is not separated by commas (it begins {first[:60]!r}); save it as CSV")
+    if first.startswith("#") and after and (after[0].startswith("#") or len(after) != len(header)):
+        raise CatalogueError(f"{path} begins with a comment ({first[:60]!r}); remove what stands before the header")
     names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise CatalogueError(f"{path} has more than one column named {', '.join(map(repr, twice))}; rename one of each")
-    return names, blank + 1
+    return names, lines
+
+
+def _header_row(path: Place) -> tuple[list[str], int, str, list[str]]:
+    """The first row, the number of lines to its end, its first line and, if that begins with #, the row after it."""
+    size = HEADER_BYTES
+    while True:
+        with _text(path) as stream:
+            start = stream.read(size)
+        if b"\0" in start:
+            raise CatalogueError(f"{path} holds binary data, not CSV text; give it the suffix of its format")
+        if not start.strip():
+            raise CatalogueError(f"{path} is empty")
+        lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n|$)", start.decode("utf-8-sig", errors="replace"))[:-1]
+        blank = next(number for number, line in enumerate(lines) if line.strip())
+        reader = csv.reader(lines[blank:])
+        try:
+            header, after, end = next(reader), list[str](), blank + reader.line_num
+            if lines[blank].startswith("#"):
+                after = next((row for row in reader if row), after)
+        except csv.Error as error:
+            raise CatalogueError(f"{path}: the header is no CSV ({error}); check its quotes") from error
+        if len(start) < size or end < len(lines) - 1:  # the file, or the row, is whole
+            return header, end, lines[blank].rstrip(), after
+        if size > BLOCK_BYTES:
+            raise CatalogueError(f"{path}: the header does not end in {size:,} bytes; check its quotes")
+        size *= 4
 
 
 def _text(path: Place) -> IO[bytes]:

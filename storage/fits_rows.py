@@ -20,7 +20,7 @@ class FitsRows:
     """A binary or text table in an open stream.
 
     Attributes: ``rows`` and ``row_bytes``; ``schema`` of what `read` gives; ``units`` of columns that have one;
-    ``dropped``, the columns that hold arrays.
+    ``dropped``, the columns that hold arrays or complex numbers.
 
     Raises
     ------
@@ -42,7 +42,7 @@ class FitsRows:
         if not self.rows:
             raise CatalogueError("the FITS table has 0 rows; it needs at least one")
         first = self._table(0, 1)
-        self.dropped = tuple(name for name in first.colnames if first[name].ndim != 1)
+        self.dropped = tuple(name for name in first.colnames if first[name].ndim != 1 or first[name].dtype.kind == "c")
         self.units = {
             name: str(first[name].unit)
             for name in first.colnames

@@ -17,16 +17,16 @@ from skysom.storage import place as places
 from skysom.storage.errors import CatalogueError
 from skysom.storage.hats_partitions import DEEPEST, quiet
 from skysom.storage.place import Place
-from skysom.storage.table_stream import TableStream, plain_schema, read_parquet_parts
+from skysom.storage.table_stream import TableStream, parquet_row_bytes, plain_schema, read_parquet_parts
 
 INDEX_COLUMN = "_healpix_29"
 """Column of every partition: the nested HEALPix pixel of order 29 in which the row lies."""
 ROW_COLUMN = "_skysom_row"
-"""Column of the row number in the file that a catalogue was made from, int64."""
+"""Column of the row number in the file that a catalogue was made from, int64; of a match, numbers in sky order."""
 NO_POSITION = "no_position.parquet"
 """File of a collection with its rows that have no position."""
-PACKED_RATIO = 2
-"""What a catalogue takes in memory, for a byte on disk: about."""
+ORIGIN = "skysom.json"
+"""File of a collection that skysom wrote: what it was made of."""
 
 
 def open_hats(path: Place, lists: bool = False) -> TableStream:
@@ -48,14 +48,26 @@ def open_hats(path: Place, lists: bool = False) -> TableStream:
     if files and files[-1] is outside:
         with pq.ParquetFile(_source(outside)) as file:
             rows += file.metadata.num_rows
-    packed = catalogue.catalog_info.hats_estsize
-    size = packed * 1024 * PACKED_RATIO if packed else sum(_uncompressed(file) for file in files)
+    size = int(rows * _row_bytes(files[0], pa.schema(kept))) if files else 0
 
     def read(names: list[str], part_rows: int) -> Iterator[pa.Table]:
         for file in files:
             yield from read_parquet_parts(file, names, part_rows)
 
-    return TableStream(path, pa.schema(kept), rows, size, read, dropped=dropped)
+    numbered = ROW_COLUMN in catalogue.schema.names and places.is_file(path / ORIGIN)
+    return TableStream(path, pa.schema(kept), rows, size, read, dropped=dropped, numbered=numbered)
+
+
+def has_row_numbers(path: Place) -> bool:
+    """Whether every row of a catalogue has a number of its own in `ROW_COLUMN`: in collections that skysom wrote.
+
+    Whatever else has the column may have been made from one of these, with rows that are there several times.
+
+    Raises
+    ------
+    CatalogueError : a directory that is no whole HATS catalogue.
+    """
+    return places.is_file(path / ORIGIN) and ROW_COLUMN in read_structure(path).schema.names
 
 
 def read_structure(path: Place) -> Any:
@@ -111,10 +123,9 @@ def partition_file(catalogue: Any, pixel: Any) -> Place:
     return places.place(str(found))
 
 
-def _uncompressed(file: Place) -> int:
-    with pq.ParquetFile(_source(file)) as opened:
-        metadata = opened.metadata
-        return sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+def _row_bytes(file: Place, schema: pa.Schema) -> float:
+    with pq.ParquetFile(_source(file), buffer_size=2**20) as opened:
+        return parquet_row_bytes(opened, schema)
 
 
 def _source(file: Place) -> Any:

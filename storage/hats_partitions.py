@@ -12,6 +12,8 @@ import numpy as np
 from skysom.storage.errors import CatalogueError
 
 DEEPEST = 29
+SKY_PIXELS = 12 << 2 * DEEPEST
+"""Pixels of order 29."""
 COUNT_ORDER = 10
 """Order of the pixels that are counted to choose partitions: 12 million pixels of 3.4'; no partition is smaller."""
 MAP_ORDER = 8
@@ -124,7 +126,7 @@ class SkyPartitions:
     def whole_sky(self) -> "SkyPartitions":
         """These and the fewest pixels that fill the rest of the sky."""
         begin = np.concatenate([[0], self.stops]).tolist()
-        end = np.concatenate([self.starts, [12 << 2 * DEEPEST]]).tolist()
+        end = np.concatenate([self.starts, [SKY_PIXELS]]).tolist()
         rest = [pixel for gap in zip(begin, end, strict=True) for pixel in _pixels_between(*gap)]
         order = np.concatenate([self.order, np.array([one[0] for one in rest], np.int64)])
         pixel = np.concatenate([self.pixel, np.array([one[1] for one in rest], np.int64)])

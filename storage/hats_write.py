@@ -1,6 +1,7 @@
 """Writing HATS catalogues partition by partition; what makes the directory a catalogue is written last."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skysom.storage.hats import INDEX_COLUMN, ROW_COLUMN
+from skysom.storage.hats import INDEX_COLUMN, ORIGIN, ROW_COLUMN
 from skysom.storage.hats_partitions import DEEPEST, MAP_ORDER, PixelCounts, quiet
 from skysom.storage.place import sync_directory
 
@@ -29,7 +30,7 @@ class Written:
 
 
 def write_partition(base: Path, order: int, pixel: int, table: pa.Table) -> Written:
-    """Write one partition of the catalogue in ``base``: whole under its name, or not at all.
+    """Write one partition of the catalogue in ``base``: on the disk and whole under its name, or not at all.
 
     table : with `INDEX_COLUMN` first; rows in the order of that column, then of `ROW_COLUMN`.
     """
@@ -42,7 +43,10 @@ def write_partition(base: Path, order: int, pixel: int, table: pa.Table) -> Writ
     options = get_parquet_write_table_kwargs(table.schema, write_table_kwargs={"compression_level": COMPRESSION})
     try:
         pq.write_table(table, beside, **options)
+        with beside.open("rb") as stream:
+            os.fsync(stream.fileno())
         beside.replace(path)
+        sync_directory(path.parent)
     except OSError:  # a full disk, say
         beside.unlink(missing_ok=True)
         raise
@@ -81,7 +85,9 @@ def finish_catalogue(
 
         pixels = [HealpixPixel(one.order, one.pixel) for one in written]
         if pixels:
-            write_parquet_metadata(base, create_metadata=True, create_per_partition_stats=True)
+            # hats makes its table of smallest and largest values from Python numbers, which must fit 64 bits with sign.
+            large = any(pa.types.is_uint64(getattr(one.type, "value_type", one.type)) for one in schema)
+            write_parquet_metadata(base, create_metadata=True, create_per_partition_stats=not large)
         else:
             for path in (paths.get_parquet_metadata_pointer(base), paths.get_common_metadata_pointer(base)):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,11 +136,14 @@ def _write_properties(
 
 
 def finish_collection(base: Path, name: str, margins: Sequence[str], origin: dict[str, Any]) -> None:
-    """Write what makes a catalogue and its margin caches a collection, and ``origin``, what it was made of, as JSON."""
+    """Write what makes a catalogue and its margin caches a collection, and ``origin``, what it was made of, as JSON.
+
+    The file of the origin also says that the numbers in `ROW_COLUMN`, if there are any, are unique.
+    """
     with quiet():
         from hats.catalog.dataset.collection_properties import CollectionProperties
 
-        (base / "skysom.json").write_text(json.dumps(origin, indent=2) + "\n")
+        (base / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
         properties: dict[str, Any] = {"obs_collection": name, "hats_primary_table_url": name}
         if margins:
             properties |= {"all_margins": list(margins), "default_margin": margins[0]}

@@ -75,7 +75,7 @@ def numeric_schema(schema: "pa.Schema", columns: PositionColumns) -> "pa.Schema"
 
     for name in (columns.ra, columns.dec):
         if pa.types.is_string(schema.field(name).type):
-            schema = schema.set(schema.get_field_index(name), pa.field(name, pa.float64()))
+            schema = schema.set(schema.get_field_index(name), schema.field(name).with_type(pa.float64()))
     return schema
 
 
@@ -86,7 +86,8 @@ def with_numeric_positions(table: "pa.Table", columns: PositionColumns) -> "pa.T
     for name, values in zip((columns.ra, columns.dec), columns.of(table), strict=True):
         if pa.types.is_string(table.schema.field(name).type):
             place = table.column_names.index(name)
-            table = table.set_column(place, name, pa.array(values, from_pandas=True))
+            field = table.schema.field(name).with_type(pa.float64())
+            table = table.set_column(place, field, pa.array(values, from_pandas=True))
     return table
 
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.joins.columns import chosen_rows, joined_names, renamed
-from skysom.jobs.joins.pairs import check_radius, decided
-from skysom.jobs.joins.sky import Backend, Joined, Side, SkyJoin, SkyPlan, chosen_backend
-from skysom.jobs.progress import say
+from skysom.jobs.joins.columns import chosen_rows, joined_names
+from skysom.jobs.joins.pairs import check_radius, counts_within
+from skysom.jobs.joins.sky import Backend, Joined, Side, SkyJoin, SkyPlan, chosen_backend, tell
 from skysom.storage.place import Place
 from skysom.storage.table_stream import TableStream, open_table
 
@@ -39,6 +38,17 @@ class CountPlan(SkyPlan):
         counts = table[self.schema.names[len(self.left_columns) + widest]].fill_null(0).to_numpy()
         return len(counts), int((counts > 0).sum()), int(counts.sum())
 
+    def unmatched(self, table: "pa.Table", placed: np.ndarray) -> "pa.Table":
+        """Counts of 0, and none for rows without a position."""
+        return self.with_counts(table, placed, np.zeros((len(table), len(self.radii_arcsec)), np.int64))
+
+    def with_counts(self, table: "pa.Table", placed: np.ndarray, counts: np.ndarray) -> "pa.Table":
+        """The result of left rows (n): counts (n, k), missing where ``placed`` (n,) does not hold."""
+        import pyarrow as pa
+
+        added = [pa.array(column, pa.int64(), mask=~placed) for column in counts.T]
+        return pa.Table.from_arrays([*table.select(self.left_columns).columns, *added], schema=self.schema)
+
 
 def join_counts(
     left: str | Place,
@@ -54,15 +64,15 @@ def join_counts(
     """Write the left catalogue with a column ``count_5arcsec`` for each radius: right rows within it.
 
     A row without a position has no counts. Arguments and errors are those of `join_sky`; of ``settings`` the radius,
-    ``how``, ``keep`` and ``right_columns`` have no meaning. With ``not_self`` a row does not count itself.
+    ``how``, ``keep`` and ``right_columns`` have no meaning. With ``not_self`` a row does not count itself. Both
+    backends count with the same trees: memory grows with rows, not with pairs.
     """
     from skysom.jobs.joins.output import check_output
 
     streams = open_table(left, lists=True), open_table(right, lists=True)
     plan = _plan(*streams, tuple(radii_arcsec), settings or SkyJoin(0))
     check_output(output, overwrite)
-    if plan.renamed:
-        say(f"join: {renamed(plan.names)}")
+    tell(streams, plan)
     if chosen_backend(streams, backend) == "astropy":
         return _count_in_memory(*streams, plan, output, overwrite)
     return _count_by_partitions(*streams, plan, output, scheduler, overwrite)
@@ -96,21 +106,16 @@ def _count_in_memory(
     import pyarrow as pa
 
     from skysom.jobs.joins.output import write_table
-    from skysom.jobs.joins.with_astropy import matched_by_astropy
 
     one = Side.read(left, plan.left, plan.settings.left_where)
     other = Side.read(right, plan.right, plan.settings.right_where)
-    pairs = matched_by_astropy(
-        one.positions, other.positions, plan.settings.radius_arcsec, "all", not_self=plan.settings.not_self
+    counts = np.zeros((len(one.table), len(plan.radii_arcsec)), np.int64)
+    counts[one.where] = counts_within(
+        one.positions, other.positions, plan.radii_arcsec, not_self=plan.settings.not_self
     )
-    table = one.table.select(list(plan.left_columns))
-    missing = np.ones(len(table), bool)
-    missing[one.where] = False
-    for number, radius in enumerate(plan.radii_arcsec):
-        within = decided(one.positions, other.positions, pairs.left, pairs.right, radius)
-        counts = np.bincount(one.where[within.left], minlength=len(table))
-        field = plan.schema.field(len(plan.left_columns) + number)
-        table = table.append_column(field, pa.array(counts, field.type, mask=missing))
+    placed = np.zeros(len(one.table), bool)
+    placed[one.where] = True
+    table = plan.with_counts(one.table, placed, counts)
     counted = plan.tally(table)
     table = table.filter(pa.array(chosen_rows(table, plan.settings.where)))
     write_table(table, output, (plan.left.ra, plan.left.dec), overwrite=overwrite)
@@ -129,14 +134,18 @@ def _count_by_partitions(
     from skysom.cluster.tables import default_scheduler
     from skysom.jobs.joins.hats import identity
     from skysom.jobs.joins.lsdb_write import Writing
+    from skysom.jobs.joins.output import kind_of
+    from skysom.jobs.joins.unmatched import has_positions, join_unmatched
     from skysom.jobs.joins.with_lsdb import as_hats, brought_together, check_sides
     from skysom.jobs.joins.work import WorkFolder
     from skysom.storage.hats_partitions import quiet
 
     scheduler = scheduler or default_scheduler()
     check_sides(left, right, plan)
+    if not has_positions(left, right, plan):
+        return join_unmatched(left, right, plan, output, overwrite)
     claim = {"left": identity(left.path), "right": identity(right.path), "settings": asdict(plan.settings)}
-    with WorkFolder(output, claim | {"radii": plan.radii_arcsec}, overwrite=overwrite) as work:
+    with WorkFolder(output, claim | {"radii": plan.radii_arcsec}, overwrite=overwrite, kind=kind_of(output)) as work:
         sides, ready = as_hats(left, right, plan, work.path, scheduler)
         with quiet():
             from skysom.jobs.joins.lsdb_match import SkyCounts

@@ -25,11 +25,11 @@ from skysom.jobs.joins.columns import (
     with_numeric_positions,
 )
 from skysom.jobs.joins.work import WorkFolder
-from skysom.jobs.progress import Progress
+from skysom.jobs.progress import Progress, say
 from skysom.storage.hats import INDEX_COLUMN, NO_POSITION, ROW_COLUMN
 from skysom.storage.hats_partitions import PixelCounts, SkyPartitions, spatial_index
 from skysom.storage.place import Place, is_remote, write_atomically
-from skysom.storage.table_stream import TableStream, open_table
+from skysom.storage.table_stream import HATS_FILES, TableStream, open_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,19 +87,24 @@ def import_hats(
 
     Parameters
     ----------
-    source : CSV, FITS table, VOTable, Parquet or HATS; CSV, FITS and Parquet may be larger than memory.
+    source : CSV, FITS table, VOTable, Parquet or HATS; CSV, FITS and Parquet may be larger than memory. Row numbers are
+        those of the file, or of a HATS catalogue that skysom wrote (`skysom.storage.hats.has_row_numbers`).
     target : a directory of a file system that is not there yet. A run that was killed goes on where it was.
     scheduler : a name for `dask_scheduler`, by default `default_scheduler()`.
 
     Raises
     ------
-    CatalogueError, ConfigError : a file that cannot be read, columns that are not there or hold no degrees, no row with
-    a position, or a target that is there.
+    CatalogueError, ConfigError : a file that cannot be read, columns that are not there or hold no degrees, an
+    expression that does not fit them, no row with a position, or a target that is there.
     """
     options = options or HatsOptions()
     stream = open_table(source, lists=True)
     columns = position_columns(stream, options.ra, options.dec, "")
     kept = dict.fromkeys([*chosen_columns(stream, options.columns, "--column"), columns.ra, columns.dec])
+    types = numeric_schema(stream.schema, columns)
+    chosen_rows(types.empty_table(), options.where)  # says what is wrong with it before work starts
+    if stream.dropped_note and options.columns is None:
+        say(f"hats: {stream.dropped_note}")
     kept.pop(INDEX_COLUMN, None)
     kept.pop(ROW_COLUMN, None)
     claim = {"source": identity(stream.path), "options": asdict(options), "columns": list(kept)}
@@ -112,8 +117,9 @@ def identity(path: Place) -> dict[str, Any]:
     """What tells whether a catalogue is still the same."""
     if is_remote(path):
         return {"path": str(path)}
-    found = (path / "hats.properties" if path.is_dir() else path).absolute()
-    found = found if found.exists() else path.absolute() / "collection.properties"
+    found = path.absolute()
+    if path.is_dir():
+        found = next(found / name for name in HATS_FILES if (found / name).exists())
     return {"path": str(path.absolute()), "bytes": found.stat().st_size, "changed_ns": found.stat().st_mtime_ns}
 
 
@@ -152,7 +158,7 @@ class _Import:
         wanted = list(dict.fromkeys([self.columns.ra, self.columns.dec, *self._named()]))
         with Progress("hats: positions", unit="rows") as progress:
             for _, part in self.stream.parts(wanted, self.part_rows):
-                rows = chosen_rows(part, self.options.where)
+                rows = self._chosen(part)
                 index = spatial_index(*self.columns.of(part))[rows]
                 counts = counts.plus(index[index >= 0])
                 no_position += int((index < 0).sum())
@@ -167,6 +173,11 @@ class _Import:
         plan = _Plan(SkyPartitions.of_counts(counts, self.partition_rows), counts, no_position, left_out)
         plan.save(path)
         return plan
+
+    def _chosen(self, part: "pa.Table") -> np.ndarray:
+        """Rows (n,) bool for which the expression holds: of positions as the numbers that the result has."""
+        table = with_numeric_positions(part, self.columns) if self.options.where else part
+        return chosen_rows(table, self.options.where)
 
     def _named(self) -> list[str]:
         from skysom.storage.selection import column_names
@@ -191,7 +202,7 @@ class _Import:
         return number
 
     def _numbered(self) -> list[str]:
-        return [ROW_COLUMN] if ROW_COLUMN in self.stream.schema.names else []
+        return [ROW_COLUMN] if self.stream.numbered else []
 
     def _deal_part(
         self, path: Path, first: int, part: "pa.Table", partitions: SkyPartitions, sky: SkyPartitions
@@ -199,12 +210,12 @@ class _Import:
         """Numbers of a dealt file: a partition; after those the margin of a piece of the sky; then no position."""
         import pyarrow as pa
 
-        rows = part[ROW_COLUMN].to_numpy() if ROW_COLUMN in part.column_names else first + np.arange(len(part))
+        rows = part[ROW_COLUMN].to_numpy() if self.stream.numbered else first + np.arange(len(part))
         index = spatial_index(*self.columns.of(part))
         table = with_numeric_positions(part, self.columns).select(self.kept)
         table = table.add_column(0, INDEX_COLUMN, pa.array(index)).append_column(ROW_COLUMN, pa.array(rows, pa.int64()))
         table = table.cast(self.schema)
-        chosen = chosen_rows(part, self.options.where)
+        chosen = self._chosen(part)
         inside, outside = np.flatnonzero(chosen & (index >= 0)), np.flatnonzero(chosen & (index < 0))
         numbers = [partitions.of(index[inside]), np.full(len(outside), len(partitions) + len(sky))]
         taken = [inside, outside]
@@ -263,16 +274,11 @@ class _Import:
         return written
 
     def _finish(self, plan: "_Plan", written: dict[str, list[tuple[int, int, int]]]) -> None:
-        import pyarrow.parquet as pq
-
         from skysom.storage.hats_write import Written, finish_catalogue, finish_collection
 
         columns = (self.columns.ra, self.columns.dec)
-        files = sorted(self.dealt.glob("*.arrow"))
         if plan.no_position:
-            number = len(plan.partitions) + len(plan.partitions.whole_sky())
-            lost = stack([read_part(file, number) for file in files]).select(self.schema.names[1:])
-            pq.write_table(lost, self.work.tree / NO_POSITION)
+            self._write_no_position(len(plan.partitions) + len(plan.partitions.whole_sky()))
         main = [Written(*one) for one in sorted(written[self.name])]
         finish_catalogue(self.work.tree / self.name, self.name, main, self.schema, columns, counts=plan.counts)
         margins = []
@@ -287,6 +293,14 @@ class _Import:
         origin |= {"source": self.stream.path.name, "where": self.options.where}
         finish_collection(self.work.tree, self.name, margins, origin)
         self.work.publish(self.work.tree)
+
+    def _write_no_position(self, number: int) -> None:
+        """The rows that are in no partition, a dealt file at a time."""
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(self.work.tree / NO_POSITION, self.schema.remove(0)) as writer:
+            for file in sorted(self.dealt.glob("*.arrow")):
+                writer.write_table(read_part(file, number).select(self.schema.names[1:]))
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,7 @@ class SkyCounts(AbstractCrossmatchAlgorithm):
         left, place = rows_of(frame, plan.left, plan.settings.left_where)
         right, _ = rows_of(others, plan.right, plan.settings.right_where)
         counts = np.zeros((len(frame), len(plan.radii_arcsec)), np.int64)
-        counts[place] = counts_within(left, right, plan.radii_arcsec)
-        if plan.settings.not_self:
-            counts[place] -= np.isin(left.row, right.row)[:, None]
+        counts[place] = counts_within(left, right, plan.radii_arcsec, not_self=plan.settings.not_self)
         columns = {name: pd.Series(counts[:, n], dtype=COUNT) for n, name in enumerate(plan.counted)}
         empty = {
             f"{name}{suffixes[1]}": pd.Series([None] * len(frame), dtype=kind) for name, kind in others.dtypes.items()

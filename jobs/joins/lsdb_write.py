@@ -15,6 +15,7 @@ from skysom.jobs.progress import Progress
 from skysom.storage import hats, hats_partitions
 from skysom.storage import place as places
 from skysom.storage.place import Place, write_atomically
+from skysom.storage.table_stream import read_parquet_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 COUNTED = ("order", "pixel", "rows", "left", "matched", "pairs")
 """What a task tells of its partition."""
+NO_POSITION_ROWS = 100_000
+"""Rows without a position that are read and written at a time."""
 
 
 def finished(frame: "pd.DataFrame", plan: SkyPlan) -> "pa.Table":
@@ -76,6 +79,20 @@ def _schema(plan: SkyPlan) -> "pa.Schema":
     import pyarrow as pa
 
     return plan.schema.insert(0, pa.field(hats.INDEX_COLUMN, pa.int64()))
+
+
+def _numbered_schema(plan: SkyPlan) -> "pa.Schema":
+    """Of a partition as it is written: with numbers, from which a match of the result can go on."""
+    import pyarrow as pa
+
+    return _schema(plan).append(pa.field(hats.ROW_COLUMN, pa.int64()))
+
+
+def _numbered(table: "pa.Table", first: int) -> "pa.Table":
+    """With row numbers that begin at the first pixel of order 29 of the partition: so no two rows have the same."""
+    import pyarrow as pa
+
+    return table.append_column(hats.ROW_COLUMN, pa.array(first + np.arange(len(table), dtype=np.int64)))
 
 
 class Writing:
@@ -140,23 +157,25 @@ class Writing:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = self.sides[0] / hats.NO_POSITION
+        path, made = self.sides[0] / hats.NO_POSITION, self.work.tree / hats.NO_POSITION
         if not places.is_file(path):
             return 0, 0
-        with places.open_binary(path) as stream:
-            table = pq.read_table(stream)
-        table = table.filter(pa.array(chosen_rows(table, self.plan.settings.left_where)))
-        lost = len(table)
-        if self.plan.settings.keep == "inner" or not lost:
-            return lost, 0
-        missing = [field for field in self.plan.schema if field.name not in self.plan.left_columns]
-        for field in missing:
-            table = table.append_column(field, pa.nulls(lost, field.type))
-        table = table.select(self.plan.schema.names).cast(self.plan.schema)
-        table = table.filter(pa.array(chosen_rows(table, self.plan.settings.where)))
-        if len(table):
-            pq.write_table(table, self.work.tree / hats.NO_POSITION)
-        return lost, len(table)
+        lost = rows = 0
+        with pq.ParquetWriter(made, _numbered_schema(self.plan).remove(0)) as writer:
+            for part in read_parquet_parts(path, None, NO_POSITION_ROWS):
+                table = part.filter(pa.array(chosen_rows(part, self.plan.settings.left_where)))
+                lost += len(table)
+                if self.plan.settings.keep == "left":
+                    for field in self.plan.schema:
+                        if field.name not in self.plan.left_columns:
+                            table = table.append_column(field, pa.nulls(len(table), field.type))
+                    table = table.select(self.plan.schema.names).cast(self.plan.schema)
+                    table = table.filter(pa.array(chosen_rows(table, self.plan.settings.where)))
+                    writer.write_table(_numbered(table, hats_partitions.SKY_PIXELS + rows))
+                    rows += len(table)
+        if not rows:
+            made.unlink()
+        return lost, rows
 
     def _finish(self, done: list[dict[str, int]]) -> None:
         from skysom.jobs.joins.output import write_tables
@@ -173,20 +192,18 @@ class Writing:
         counts = hats_partitions.PixelCounts()
         for one in written:
             counts = counts.plus(self._read(one, [hats.INDEX_COLUMN])[hats.INDEX_COLUMN].to_numpy())
-        finish_catalogue(self.base, self.name, written, _schema(self.plan), columns, counts=counts)
+        finish_catalogue(self.base, self.name, written, _numbered_schema(self.plan), columns, counts=counts)
         settings = self.plan.settings
         origin = {"rows": counts.total, "radius_arcsec": settings.radius_arcsec, "how": settings.how}
         finish_collection(self.work.tree, self.name, [], origin)
         self.work.publish(self.work.tree)
 
     def _tables(self, written: list[Any]) -> "Iterator[pa.Table]":
-        import pyarrow.parquet as pq
-
         for one in written:
             yield self._read(one, self.plan.schema.names)
         lost = self.work.tree / hats.NO_POSITION
         if lost.exists():
-            yield pq.read_table(lost)
+            yield from read_parquet_parts(lost, self.plan.schema.names, NO_POSITION_ROWS)
 
     def _read(self, one: Any, columns: list[str]) -> "pa.Table":
         import pyarrow.parquet as pq
@@ -208,9 +225,15 @@ def _write(frame: "pd.DataFrame", pixel: Any, base: "Path", plan: SkyPlan) -> "p
     table = finished(frame, plan)
     counted = dict(zip(COUNTED[3:], plan.tally(table), strict=True))
     table = table.filter(pa.array(chosen_rows(table, plan.settings.where)))
+    order, number = int(pixel.order), int(pixel.pixel)
     if len(table):
-        write_partition(base, int(pixel.order), int(pixel.pixel), table)
-    counted |= {"order": int(pixel.order), "pixel": int(pixel.pixel), "rows": len(table)}
+        width = 2 * (hats_partitions.DEEPEST - order)
+        if len(table) > 1 << width:
+            raise ConfigError(
+                f"{len(table):,} rows in a partition of order {order}, too many to number; narrow the radius"
+            )
+        write_partition(base, order, number, _numbered(table, number << width))
+    counted |= {"order": order, "pixel": number, "rows": len(table)}
     return pd.DataFrame({name: np.array([counted[name]], np.int64) for name in COUNTED})
 
 

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.joins.work import local_target
-from skysom.storage.place import Place, sync_directory
+from skysom.jobs.joins.work import Kind, local_target
+from skysom.storage.place import Place, place, sync_directory
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 SUFFIXES = (".parquet", ".csv", ".fits", ".vot")
 
 
+def kind_of(output: str | Place) -> Kind:
+    """What a result becomes: a directory of HATS where its name has no suffix."""
+    return "file" if place(output).suffix else "directory"
+
+
 def check_output(output: str | Place, overwrite: bool) -> Path:
     """The path of a result; ConfigError where it cannot be written, before work starts."""
-    path = local_target(output, overwrite)
+    path = local_target(output, overwrite, kind_of(output))
     if path.suffix not in ("", *SUFFIXES):
         known = ", ".join(SUFFIXES)
         raise ConfigError(f"{path}: unknown format {path.suffix!r}; known are {known}, and no suffix for HATS")
@@ -102,8 +108,11 @@ def _write_csv(tables: Iterable["pa.Table"], schema: "pa.Schema", path: Path) ->
 
 @contextmanager
 def _beside(path: Path, keep: bool = True) -> Iterator[Path]:
-    """A hidden file beside, which takes the place of ``path`` when the context ends well (or goes, if not kept)."""
-    beside = path.with_name(f".{path.stem}.partial{path.suffix}")
+    """A hidden file beside, which takes the place of ``path`` when the context ends well (or goes, if not kept).
+
+    No two runs have one of the same name: of those that write one result, the last is kept, whole.
+    """
+    beside = path.with_name(f".{path.stem}.{uuid4().hex[:12]}.partial{path.suffix}")
     try:
         yield beside
         if keep:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.joins.columns import chosen_columns, frame_of, joined_names, position_columns, renamed
+from skysom.jobs.joins.columns import chosen_columns, chosen_rows, frame_of, joined_names, position_columns, renamed
 from skysom.jobs.progress import Progress, say
 from skysom.storage import place as places
 from skysom.storage.catalogue import source_ids
@@ -35,19 +35,21 @@ class ResultsJoined:
     """What joining results gave.
 
     rows : of the catalogue. matched : of these with a result. unused : results that no row asked for. duplicates : ids
-    that are there more than once. renamed : columns, {old: new}.
+    that are there more than once. written : rows for which ``where`` holds. renamed : columns, {old: new}.
     """
 
     rows: int
     matched: int
     unused: int
     duplicates: int
+    written: int
     renamed: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         text = f"{self.matched:,} of {self.rows:,} rows have results, the others are kept with empty values"
         text += f"; {self.unused:,} results are of no row" if self.unused else ""
-        return text + (f"; {self.duplicates:,} ids are there more than once ({MARK})" if self.duplicates else "")
+        text += f"; {self.duplicates:,} ids are there more than once ({MARK})" if self.duplicates else ""
+        return text + (f"; {self.written:,} rows were selected and written" if self.written < self.rows else "")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class ResultsJoin:
     for every component of the source. duplicates : "refuse" ids that are there more than once, or "mark" their rows in
     the column `MARK`: then the first row of an id gets its first result, the second one the second, if there is one.
     suffix : of result columns whose name the catalogue has. ra, dec : columns of degrees, for an output in HATS.
+    where : an expression on columns of the result; only rows for which it holds are written.
     """
 
     id_column: str | None = None
@@ -68,6 +71,7 @@ class ResultsJoin:
     suffix: str = SUFFIX
     ra: str | None = None
     dec: str | None = None
+    where: str | None = None
 
 
 def join_results(
@@ -78,7 +82,8 @@ def join_results(
     *,
     overwrite: bool = False,
 ) -> ResultsJoined:
-    """Write a catalogue with the results of its rows, by id: every row stays, in its order, with all its columns.
+    """Write a catalogue with the results of its rows, by id: every row stays, in its order, with all its columns (but
+    those that `open_table` leaves out, which is said).
 
     Values and types are those of the results; where a row has none they are missing (integers stay integers).
 
@@ -90,17 +95,20 @@ def join_results(
 
     Raises
     ------
-    ConfigError : no row with a result, duplicates, columns that are not there. CatalogueError : unreadable files.
+    ConfigError : no row with a result, duplicates, columns that are not there. CatalogueError : unreadable files, an
+    expression that does not fit.
     """
     from skysom.jobs.joins.output import check_output, write_tables
 
     settings = settings or ResultsJoin()
     target = check_output(output, overwrite)
     stream = open_table(catalogue, lists=True)
-    where = None if target.suffix else position_columns(stream, settings.ra, settings.dec, "")
+    if stream.dropped_note:
+        say(f"join: {stream.dropped_note}")
+    positions = None if target.suffix else position_columns(stream, settings.ra, settings.dec, "")
     ids, table = _results(place(results), settings)
     keys = id_columns(stream, settings.id_column)
-    lookup = _Lookup(ids)
+    lookup = _Lookup(ids, _fractions(stream, keys, settings.id_column))
     counts = lookup.counts_of(stream, keys, settings.id_column)
     if not counts.any():
         raise ConfigError(
@@ -115,11 +123,12 @@ def join_results(
     changed = {old: new for old, new in names.items() if old != new}
     if changed:
         say(f"join: {renamed(names)}")
-    joined = _Joining(stream, kept, keys, settings.id_column, lookup, table, twice, names)
-    positions = None if where is None else (where.ra, where.dec)
-    rows = write_tables(joined.tables(), joined.schema, target, positions, overwrite=overwrite)
+    joined = _Joining(stream, kept, keys, settings.id_column, lookup, table, twice, names, settings.where)
+    chosen_rows(joined.schema.empty_table(), settings.where)  # says what is wrong with it before rows are read
+    columns = None if positions is None else (positions.ra, positions.dec)
+    written = write_tables(joined.tables(), joined.schema, target, columns, overwrite=overwrite)
     given = int(np.minimum(counts, lookup.rows).sum())
-    return ResultsJoined(rows, given, len(ids) - given, int(twice.sum()), changed)
+    return ResultsJoined(lookup.seen, given, len(ids) - given, int(twice.sum()), written, changed)
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -169,14 +178,13 @@ def _added_by_jobs(path: Place, stream: TableStream) -> list[str]:
 
 def _with_sources(path: Place, carried: "pa.Table", source: Any, names: Sequence[str]) -> "pa.Table":
     """Columns of the source that each component is in."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     stream = open_table(path, lists=True)
     table = stream.table(list(dict.fromkeys(["source", *chosen_columns(stream, names, "--source-column")])))
     place_of = pc.index_in(source, value_set=table["source"].combine_chunks())
     for name, new in joined_names(carried.column_names, names, "_source").items():
-        carried = carried.append_column(pa.field(new, table.schema.field(name).type), table[name].take(place_of))
+        carried = carried.append_column(table.schema.field(name).with_name(new), table[name].take(place_of))
     return carried
 
 
@@ -186,12 +194,14 @@ def _with_sources(path: Place, carried: "pa.Table", source: Any, names: Sequence
 class _Lookup:
     """Results by id: ``ids`` (k,) each once, how many ``rows`` (k,) each has, and which. 32 bytes an id besides.
 
-    An id is looked for by its hash of 64 bits, and then compared.
+    An id is looked for by its hash of 64 bits, and then compared. ``seen``: rows that `counts_of` has looked at.
+    fractions : whether the ids of the catalogue are numbers that are not all whole, see `_fractions`.
     """
 
-    def __init__(self, ids: "pa.Array") -> None:
+    def __init__(self, ids: "pa.Array", fractions: bool = False) -> None:
         import pyarrow.compute as pc
 
+        self._fractions, self.seen = fractions, 0
         encoded = pc.dictionary_encode(ids.fill_null(""))
         self.ids = encoded.dictionary
         number = encoded.indices.to_numpy()
@@ -216,6 +226,7 @@ class _Lookup:
             for first, part in stream.parts(names):
                 number = self.numbers(part, id_column, first)
                 counts += np.bincount(number[number >= 0], minlength=len(self.ids))
+                self.seen = first + len(part)
                 progress(first + len(part), max(stream.rows or 0, first + len(part)))
         return counts
 
@@ -223,7 +234,10 @@ class _Lookup:
         """Which of the ids (n,) the rows of a part have, -1 for another; ``part`` has the columns of ids only."""
         import pyarrow as pa
 
-        texts, self.column = source_ids(frame_of(part), id_column, first)
+        frame = frame_of(part)
+        if self._fractions:  # as objects they are written as they are, even where those of this part are whole
+            frame = frame.astype(object)
+        texts, self.column = source_ids(frame, id_column, first)
         self.example = str(texts[0])
         hashes = _hashes(texts, self._key)
         place = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
@@ -269,6 +283,17 @@ def id_columns(stream: TableStream, id_column: str | None) -> list[str]:
     return names or stream.schema.names[:1]
 
 
+def _fractions(stream: TableStream, keys: list[str], id_column: str | None) -> bool:
+    """Whether ids are floating-point numbers and some are not whole; if all are, they are written as integers."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = source_ids(frame_of(stream.schema.empty_table().select(keys)), id_column)[1]
+    if column not in keys or not pa.types.is_floating(stream.schema.field(column).type):
+        return False
+    return any(pc.any(pc.not_equal(part[column], pc.floor(part[column]))).as_py() for _, part in stream.parts([column]))
+
+
 def _told(lookup: _Lookup, counts: np.ndarray, twice: np.ndarray, stream: TableStream) -> str:
     worst = int(np.flatnonzero(twice)[0])
     return (
@@ -292,6 +317,7 @@ class _Joining:
     table: "pa.Table"
     twice: np.ndarray
     names: dict[str, str]
+    where: str | None
 
     @property
     def schema(self) -> "pa.Schema":
@@ -299,11 +325,11 @@ class _Joining:
         import pyarrow as pa
 
         own = [self.stream.schema.field(name) for name in self.kept]
-        added = [pa.field(self.names[name], self.table.schema.field(name).type) for name in self.table.column_names]
+        added = [one.with_name(self.names[one.name]) for one in self.table.schema]
         return pa.schema([*own, *added, *([pa.field(self.names[MARK], pa.bool_())] if self.twice.any() else [])])
 
     def tables(self) -> "Iterator[pa.Table]":
-        """The rows of the catalogue in their order, part by part."""
+        """The rows of the catalogue that are selected in their order, part by part."""
         import pyarrow as pa
 
         seen, schema = np.zeros(len(self.lookup.ids), np.int64), self.schema
@@ -315,5 +341,6 @@ class _Joining:
                 columns = [*part.select(self.kept).columns, *taken.columns]
                 if self.twice.any():
                     columns.append(pa.array((number >= 0) & self.twice[np.maximum(number, 0)]))
-                yield pa.Table.from_arrays(columns, schema=schema)
+                joined = pa.Table.from_arrays(columns, schema=schema)
+                yield joined.filter(pa.array(chosen_rows(joined, self.where)))
                 progress(first + len(part), max(self.stream.rows or 0, first + len(part)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from skysom.jobs.joins.columns import (
 )
 from skysom.jobs.joins.pairs import How, Pairs, Positions, check_radius, one_to_one
 from skysom.jobs.progress import say
-from skysom.storage.hats import ROW_COLUMN
+from skysom.storage.hats import INDEX_COLUMN, ROW_COLUMN
 from skysom.storage.place import Place
 from skysom.storage.selection import column_names
 from skysom.storage.table_stream import TableStream, open_table
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 SEPARATION, RANK = "separation_arcsec", "rank"
 LSDB_SEPARATION, LSDB_RANK, ADDED = "_skysom_separation", "_skysom_rank", "_skysom_added"
 """Columns of a match as LSDB carries them, and the suffix of all right columns."""
+RESERVED = {INDEX_COLUMN, ROW_COLUMN}
+"""Columns that HATS catalogues have for themselves; a result has none of them from its sides."""
 SMALL_BYTES = 2**29
 """Catalogues that take less in memory, together, are matched in memory."""
 
@@ -85,7 +88,8 @@ class Joined:
 
     def __str__(self) -> str:
         of = "" if self.left is None else f"of {self.left:,} "
-        lost = f"; without a position: {self.left_lost:,} left, {self.right_lost or 0:,} right"
+        right = "unknown" if self.right_lost is None else f"{self.right_lost:,}"
+        lost = f"; without a position: {self.left_lost:,} left, {right} right"
         return (
             f"{self.matched:,} {of}left rows matched ({self.pairs:,} pairs), with {self.backend}; "
             f"{self.rows:,} rows written" + (lost if self.left_lost or self.right_lost else "")
@@ -115,13 +119,18 @@ class SkyPlan:
         check_radius(settings.radius_arcsec)
         if settings.how == "one-to-one" and settings.not_self:
             raise ConfigError("one-to-one with not-self would give each pair of a catalogue twice; use nearest or all")
+        if settings.not_self and _named(left) != _named(right):
+            raise ConfigError(
+                f"not-self is for a catalogue with itself, and the sides are {left.path} and {right.path}; give one of "
+                "them twice, or leave it out"
+            )
         columns = (
             position_columns(left, settings.left_ra, settings.left_dec, "left"),
             position_columns(right, settings.right_ra, settings.right_dec, "right"),
         )
-        left_columns = [name for name in left.schema.names if name != ROW_COLUMN]
+        left_columns = [name for name in left.schema.names if name not in RESERVED]
         chosen = chosen_columns(right, settings.right_columns, "--right-column")
-        right_columns = [name for name in chosen if name != ROW_COLUMN]
+        right_columns = [name for name in chosen if name not in RESERVED]
         names = joined_names(left_columns, [*right_columns, SEPARATION, RANK], settings.suffix)
         types = numeric_schema(left.schema, columns[0]), numeric_schema(right.schema, columns[1])
         fields = [types[0].field(name) for name in left_columns]
@@ -129,8 +138,8 @@ class SkyPlan:
         fields += [pa.field(names[SEPARATION], pa.float64()), pa.field(names[RANK], pa.int32())]
         schema = pa.schema(fields)
         for expression, known in (
-            (settings.left_where, types[0]),
-            (settings.right_where, types[1]),
+            (settings.left_where, _usable(left, types[0])),
+            (settings.right_where, _usable(right, types[1])),
             (settings.where, schema),
         ):
             chosen_rows(known.empty_table(), expression)  # says what is wrong with it before work starts
@@ -148,6 +157,13 @@ class SkyPlan:
         added = [f"{name}{ADDED}" for name in self.right_columns]
         return (*self.left_columns, *added, LSDB_SEPARATION, LSDB_RANK)
 
+    def unmatched(self, table: "pa.Table", placed: np.ndarray) -> "pa.Table":
+        """The result of left rows (n) that no right row can match; placed (n,) : which have a position."""
+        import pyarrow as pa
+
+        added = [pa.nulls(len(table), field.type) for field in list(self.schema)[len(self.left_columns) :]]
+        return pa.Table.from_arrays([*table.select(self.left_columns).columns, *added], schema=self.schema)
+
     def tally(self, table: "pa.Table") -> tuple[int, int, int]:
         """Left rows of (part of) a result, those of them with a match, and pairs."""
         rank = table[self.names[RANK]].fill_null(0).to_numpy()
@@ -157,6 +173,19 @@ class SkyPlan:
     @property
     def renamed(self) -> dict[str, str]:
         return {old: new for old, new in self.names.items() if old != new}
+
+
+def _named(stream: TableStream) -> str:
+    """A catalogue's place, the same for every way to write it."""
+    return str(stream.path.resolve() if isinstance(stream.path, Path) else stream.path)
+
+
+def _usable(stream: TableStream, schema: "pa.Schema") -> "pa.Schema":
+    """The columns that an expression may name: what `RESERVED` names is none of the user's data."""
+    import pyarrow as pa
+
+    hidden = {INDEX_COLUMN} if stream.numbered else RESERVED
+    return pa.schema([field for field in schema if field.name not in hidden])
 
 
 def join_sky(
@@ -178,8 +207,10 @@ def join_sky(
     ----------
     left, right : CSV, FITS table, VOTable, Parquet or HATS.
     output : .parquet, .csv, .fits, .vot, or a directory without a suffix for HATS.
-    backend : "astropy" in memory, "lsdb" partition by partition (about a GB whatever the catalogues, and for one-to-one
-        80 bytes a pair), "auto" astropy if the catalogues take less than SMALL_BYTES together.
+    backend : "astropy" in memory, "lsdb" partition by partition, "auto" astropy if the catalogues take less than
+        SMALL_BYTES together. Memory of "lsdb", measured with 3.7 million pairs: a few of the partitions a thread; with
+        "all" 400 bytes for each pair of those, more where rows are long (make the left side HATS of fewer rows a
+        partition first, where a crowd makes that much); with one-to-one 190 bytes for every pair within the radius.
     scheduler : of Dask, for "lsdb"; a name for `dask_scheduler`, by default `default_scheduler()`.
 
     Raises
@@ -191,13 +222,25 @@ def join_sky(
     streams = open_table(left, lists=True), open_table(right, lists=True)
     plan = SkyPlan.of(*streams, settings)
     check_output(output, overwrite)
-    if plan.renamed:
-        say(f"join: {renamed(plan.names)}")
+    tell(streams, plan)
     if chosen_backend(streams, backend) == "astropy":
         return _join_in_memory(*streams, plan, output, overwrite)
     from skysom.jobs.joins.with_lsdb import join_by_partitions
 
     return join_by_partitions(*streams, plan, output, scheduler=scheduler, overwrite=overwrite)
+
+
+def tell(streams: "tuple[TableStream, TableStream]", plan: SkyPlan) -> None:
+    """Say which columns are left out, and which get another name."""
+    for note in dict.fromkeys(stream.dropped_note for stream in streams):
+        if note:
+            say(f"join: {note}")
+    for stream in streams:
+        taken = [name for name in stream.schema.names if name in RESERVED]
+        if taken and not stream.numbered:
+            say(f"join: {stream.path}: left out, as HATS has its own of the name: {', '.join(taken)}")
+    if plan.renamed:
+        say(f"join: {renamed(plan.names)}")
 
 
 def chosen_backend(streams: "tuple[TableStream, TableStream]", backend: Backend) -> str:
@@ -254,10 +297,10 @@ class Side:
 
     @classmethod
     def read(cls, stream: TableStream, columns: PositionColumns, expression: str | None) -> "Side":
-        table = stream.table()
-        rows = table[ROW_COLUMN].to_numpy() if ROW_COLUMN in table.column_names else np.arange(len(table))
+        table = with_numeric_positions(stream.table(), columns)
+        rows = table[ROW_COLUMN].to_numpy() if stream.numbered else np.arange(len(table))
         chosen = chosen_rows(table, expression)
-        table, rows = with_numeric_positions(table, columns).filter(_mask(chosen)), rows[chosen]
+        table, rows = table.filter(_mask(chosen)), rows[chosen]
         ra, dec = columns.of(table)
         where = np.flatnonzero(np.isfinite(ra))
         return cls(table, Positions(ra[where], dec[where], rows[where]), where)

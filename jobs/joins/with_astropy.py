@@ -1,58 +1,66 @@
 """Matching of catalogues that fit in memory: astropy proposes the pairs."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from skysom.jobs.joins.pairs import TIE_CHORD, How, Pairs, Positions, decided, nearest, wider
+from skysom.jobs.joins.pairs import (
+    TIE_CHORD,
+    How,
+    Pairs,
+    Positions,
+    candidates_around,
+    gathered,
+    pieces_of,
+    wider,
+    wider_chord,
+)
 
-PIECE_ROWS = 100_000
-"""Left rows that are searched for at a time, with radii of some arcminutes."""
 TIE_ARCSEC = TIE_CHORD * 206_265
 
 
 def matched_by_astropy(
     left: Positions, right: Positions, radius_arcsec: float, how: How, *, not_self: bool = False
 ) -> Pairs:
-    """What `pairs.matched` gives."""
-    if how == "nearest" and not not_self and len(left) and len(right):
-        return nearest(decided(left, right, *_nearest_candidates(left, right, radius_arcsec), radius_arcsec))
-    i, j = _all_candidates(left, right, radius_arcsec)
-    if not_self:
-        other = left.row[i] != right.row[j]
-        i, j = i[other], j[other]
-    found = decided(left, right, i, j, radius_arcsec)
-    return nearest(found) if how == "nearest" else found
+    """What `pairs.matched` gives; arguments and memory as there."""
+    candidates = _nearest_candidates if how == "nearest" and not not_self else _all_candidates
+    pieces = candidates(left, right, radius_arcsec) if len(left) and len(right) else ()
+    return gathered(left, right, pieces, radius_arcsec, how, not_self=not_self)
 
 
-def _all_candidates(left: Positions, right: Positions, radius_arcsec: float) -> tuple[np.ndarray, np.ndarray]:
+def _all_candidates(left: Positions, right: Positions, radius_arcsec: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs, in pieces; a tree counts them first, as search_around_sky takes some 200 bytes a pair."""
     import astropy.units as u
     from astropy.coordinates import search_around_sky
+    from scipy.spatial import cKDTree
 
-    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+    counts = cKDTree(right.vectors).query_ball_point(left.vectors, wider_chord(radius_arcsec), return_length=True)
     others = _sky(right)
-    for start in range(0, len(left) if len(right) else 0, PIECE_ROWS):
-        piece = slice(start, start + PIECE_ROWS)
+    for piece in pieces_of(counts + 1):  # a row takes memory, too
         i, j, _, _ = search_around_sky(_sky(left, piece), others, wider(radius_arcsec) * u.arcsec)
-        found.append((i + start, j))
-    return np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
+        yield i + piece.start, j
 
 
-def _nearest_candidates(left: Positions, right: Positions, radius_arcsec: float) -> tuple[np.ndarray, np.ndarray]:
+def _nearest_candidates(
+    left: Positions, right: Positions, radius_arcsec: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The nearest right row of each left row within the radius, and all others that rounding may have put behind it."""
     from astropy.coordinates import match_coordinates_sky
+    from scipy.spatial import cKDTree
 
     mine, others = _sky(left), _sky(right)
     first, separation, _ = match_coordinates_sky(mine, others, 1)
     near = separation.arcsec <= wider(radius_arcsec)
-    tied = np.zeros(len(left), bool)
+    behind = np.zeros(len(left), bool)
     if len(right) > 1:
         _, second, _ = match_coordinates_sky(mine, others, 2)
-        tied = near & (second.arcsec - separation.arcsec <= 4 * TIE_ARCSEC)
-    alone, several = np.flatnonzero(near & ~tied), np.flatnonzero(tied)
-    few = Positions(left.ra_deg[several], left.dec_deg[several], left.row[several])
-    i, j = _all_candidates(few, right, float(separation.arcsec[several].max(initial=0)) + 4 * TIE_ARCSEC)
-    return np.concatenate([alone, several[i]]), np.concatenate([np.asarray(first, np.int64)[alone], j])
+        behind = second.arcsec - separation.arcsec <= 4 * TIE_ARCSEC
+    alone, tied = np.flatnonzero(near & ~behind), np.flatnonzero(near & behind)
+    yield alone, np.asarray(first, np.int64)[alone]
+    if len(tied):
+        chord = np.linalg.norm(left.vectors[tied] - right.vectors[first[tied]], axis=1)
+        yield from candidates_around(cKDTree(right.vectors), left.vectors, tied, chord + 4 * TIE_CHORD)
 
 
 def _sky(positions: Positions, piece: slice = slice(None)) -> Any:

@@ -3,6 +3,7 @@
 work folder:  left/, right/ (HATS of files that were none)   pairs.npy (one-to-one)   tree/ (the result)   written/
 """
 
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,10 @@ import numpy as np
 from skysom.cluster.tables import compute_each, dask_scheduler, default_scheduler
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.joins.hats import HatsOptions, identity, import_hats
+from skysom.jobs.joins.output import kind_of
 from skysom.jobs.joins.pairs import one_to_one
 from skysom.jobs.joins.sky import ADDED, LSDB_SEPARATION, Joined, SkyJoin, SkyPlan
+from skysom.jobs.joins.unmatched import has_positions, join_unmatched
 from skysom.jobs.joins.work import WorkFolder
 from skysom.jobs.progress import Progress
 from skysom.storage import hats, hats_partitions
@@ -39,8 +42,10 @@ def join_by_partitions(
 
     scheduler = scheduler or default_scheduler()
     check_sides(left, right, plan)
+    if not has_positions(left, right, plan):
+        return join_unmatched(left, right, plan, output, overwrite)
     claim = {"left": identity(left.path), "right": identity(right.path), "settings": asdict(plan.settings)}
-    with WorkFolder(output, claim, overwrite=overwrite) as work:
+    with WorkFolder(output, claim, overwrite=overwrite, kind=kind_of(output)) as work:
         sides, plan = as_hats(left, right, plan, work.path, scheduler)
         with hats_partitions.quiet():
             pairs = None
@@ -81,10 +86,10 @@ def check_sides(left: TableStream, right: TableStream, plan: SkyPlan) -> None:
     """ConfigError for a HATS catalogue whose margin is too narrow, or that lacks row numbers that are needed."""
     numbered = plan.settings.how == "one-to-one" or plan.settings.not_self
     for stream in (left, right):
-        if numbered and is_hats(stream.path) and hats.ROW_COLUMN not in stream.schema.names:
+        if numbered and is_hats(stream.path) and not stream.numbered:
             raise ConfigError(
-                f"{stream.path} has no row numbers ({hats.ROW_COLUMN}), which one-to-one and not-self need; "
-                f"write it again with: skysom join hats {stream.path} DIR"
+                f"{stream.path} has no row numbers that skysom gave it ({hats.ROW_COLUMN}), which one-to-one and "
+                f"not-self need; write it again with: skysom join hats {stream.path} DIR"
             )
     if is_hats(right.path):
         margin, radius = hats.margin_of(right.path), plan.settings.radius_arcsec
@@ -122,11 +127,11 @@ def _safe(radius_arcsec: float) -> float:
 
 
 def opened(path: Place, columns: tuple[str, ...]) -> Any:
-    """A catalogue as LSDB opens it, with these columns and the row numbers if it has them."""
+    """A catalogue as LSDB opens it, with these columns and the row numbers if skysom gave it some."""
     import lsdb
 
-    there = hats.read_structure(path).schema.names
-    return lsdb.open_catalog(path, columns=[*columns, *({hats.ROW_COLUMN} & set(there))])
+    numbers = [hats.ROW_COLUMN] if hats.has_row_numbers(path) else []
+    return lsdb.open_catalog(path, columns=list(dict.fromkeys([*columns, *numbers])))
 
 
 # --- matching -------------------------------------------------------------------------------------
@@ -175,7 +180,8 @@ def _keep_compiled() -> None:
     for module in (pixel_alignment, moc_filter):
         for function in vars(module).values():
             if isinstance(function, Dispatcher):
-                function.enable_caching()
+                with suppress(RuntimeError):  # no folder to keep it in can be written
+                    function.enable_caching()
 
 
 def _taken_pairs(sides: tuple[Place, Place], plan: SkyPlan, folder: Path, scheduler: str) -> Path:

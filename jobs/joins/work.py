@@ -5,27 +5,33 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from skysom.cluster.lock import OutputLock
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.progress import say
 from skysom.storage.place import Place, place, sync_directory, write_atomically
+from skysom.storage.table_stream import is_hats
+
+Kind = Literal["file", "directory"]
 
 
 class WorkFolder:
     """Context manager: the folder ``.NAME.join`` beside ``target``, held by one run at a time.
 
-    target : a directory or file that is not there yet. claim : plain values that say what is made of what. What an
-    interrupted run with the same claim left is kept, anything else is discarded. ``tree`` is to become the target.
+    target : a directory (or a file, if ``kind`` says so) that is not there yet. claim : plain values that say what is
+    made of what. What an interrupted run with the same claim left is kept, anything else is discarded. ``tree`` is to
+    become the target.
 
     Raises
     ------
-    ConfigError : the target is there, or not in a file system. LockedError : another run makes it.
+    ConfigError : see `local_target`. LockedError : another run makes it.
     """
 
-    def __init__(self, target: str | Place, claim: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        self.target = local_target(target, overwrite)
+    def __init__(
+        self, target: str | Place, claim: Mapping[str, Any], *, overwrite: bool = False, kind: Kind = "directory"
+    ) -> None:
+        self.target = local_target(target, overwrite, kind)
         self.path = self.target.with_name(f".{self.target.name}.join")
         self.tree = self.path / "tree"
         self.claim = json.loads(json.dumps(dict(claim)))
@@ -71,7 +77,8 @@ class WorkFolder:
 
     def done(self) -> None:
         """Nothing of the folder is needed any more; it goes when the context ends."""
-        shutil.rmtree(self.tree, ignore_errors=True)
+        if self.tree.exists():
+            self.tree.rename(self.path / "done")  # a folder without a tree is finished, see `local_target`
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():
@@ -83,19 +90,29 @@ class WorkFolder:
                 entry.unlink()
 
 
-def local_target(target: str | Place, overwrite: bool = False) -> Path:
-    """The path of a result that is not there yet, in a folder that is.
+def local_target(target: str | Place, overwrite: bool, kind: Kind) -> Path:
+    """The path of a result that is not there yet, or is to be replaced, in a folder that is.
+
+    kind : what the result is. Only a HATS catalogue is replaced by a directory, no other folder.
 
     Raises
     ------
-    ConfigError : it is there, it is a URL, or its folder is missing.
+    ConfigError : it is there, or is of the other kind; it is a URL; or its folder is missing.
     """
     path = place(target)
     if not isinstance(path, Path):
         raise ConfigError(f"{path} is in an object store; joins are written to a file system: copy the result there")
     path = path.absolute()
     if path.exists() and not overwrite:
+        left = path.with_name(f".{path.name}.join")
+        if (left / "claim.json").exists() and not (left / "tree").exists():
+            shutil.rmtree(left)  # of a run that was killed as it cleaned up
         raise ConfigError(f"{path} is there already; give --overwrite, or another name")
+    if path.exists() and path.is_dir() != (kind == "directory"):
+        there = "directory" if path.is_dir() else "file"
+        raise ConfigError(f"{path} is a {there}, and the result is a {kind}; remove it, or give another name")
+    if path.is_dir() and not is_hats(path) and any(path.iterdir()):
+        raise ConfigError(f"{path} is a directory of other files, no HATS catalogue; remove it, or give another name")
     if not path.parent.is_dir():
         raise ConfigError(f"{path.parent} is no directory; make it, or write elsewhere")
     return path

@@ -1,6 +1,8 @@
 """Partitions of the sky and their margins, and HATS catalogues as they are read."""
 
+import os
 import warnings
+from pathlib import Path
 
 import astropy.units as u
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skysom.storage.errors import CatalogueError
-from skysom.storage.hats import INDEX_COLUMN, ROW_COLUMN, margin_of, open_hats, read_structure
+from skysom.storage.hats import INDEX_COLUMN, ROW_COLUMN, has_row_numbers, margin_of, open_hats, read_structure
 from skysom.storage.hats_partitions import (
     DEEPEST,
     MARGIN_ORDER,
@@ -164,6 +166,39 @@ def test_a_catalogue_is_none_before_its_properties_are_there(tmp_path):
         read_structure(tmp_path)
 
 
+def test_row_numbers_count_only_in_what_skysom_wrote(tmp_path):
+    written(tmp_path)
+    assert has_row_numbers(tmp_path)
+    assert open_hats(tmp_path).numbered
+    (tmp_path / "skysom.json").unlink()  # as LSDB writes what it made of such a catalogue
+    assert not has_row_numbers(tmp_path)
+    assert not open_hats(tmp_path).numbered
+
+
+def test_the_size_in_memory_and_units_are_told(tmp_path):
+    index = np.sort(spatial_index(*sky(2000, 5)))
+    schema = pa.schema([(INDEX_COLUMN, pa.int64()), pa.field("note", pa.string(), metadata={"unit": "mJy"})])
+    table = pa.table({INDEX_COLUMN: index, "note": ["text " * 60] * 2000}, schema=schema)
+    counts = PixelCounts().plus(index)
+    partitions = SkyPartitions.of_counts(counts, 300)
+    done = []
+    for number, (order, pixel) in enumerate(zip(partitions.order, partitions.pixel, strict=True)):
+        part = table.filter(pa.array(partitions.of(index) == number))
+        done.append(write_partition(tmp_path, int(order), int(pixel), part))
+    finish_catalogue(tmp_path, "main", done, table.schema, ("ra", "dec"), counts=counts)
+    stream = open_hats(tmp_path)
+    assert stream.units == {"note": "mJy"}
+    assert stream.size_bytes == pytest.approx(stream.table().nbytes, rel=0.05)
+
+
+def test_whole_numbers_beyond_those_with_a_sign_are_written(tmp_path):
+    index = spatial_index(*sky(2, 5))
+    table = pa.table({INDEX_COLUMN: index, "id": pa.array([2**63 + 1, 5], pa.uint64()), ROW_COLUMN: [0, 1]})
+    done = [write_partition(tmp_path, 0, n, table.slice(n, 1)) for n in range(2)]
+    finish_catalogue(tmp_path, "main", done, table.schema, ("ra", "dec"))
+    assert open_hats(tmp_path).table()["id"].to_pylist() == [2**63 + 1, 5]
+
+
 def test_a_damaged_partition_is_told(tmp_path):
     from skysom.storage.table_stream import open_table
 
@@ -183,3 +218,16 @@ def test_a_killed_partition_leaves_nothing_under_its_name(tmp_path, monkeypatch)
     with pytest.raises(OSError, match="no space"):
         write_partition(tmp_path, 0, 0, table)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_partition_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    seen, fsync = [], os.fsync
+
+    def watched(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        seen.append((path.name, (path.parent / "Npix=0.parquet").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_partition(tmp_path, 0, 0, pa.table({INDEX_COLUMN: [1], ROW_COLUMN: [0]}))
+    assert seen == [("Npix=0.parquet.partial", False), ("Dir=0", False)]

@@ -71,7 +71,47 @@ def test_units_and_columns_of_arrays_are_told(tmp_path, table):
     for suffix in ("fits", "vot"):
         stream = open_table(write(table, tmp_path / f"cat.{suffix}"))
         assert stream.dropped == ("pair",)
+        assert stream.dropped_note.endswith("are left out: pair")
         assert stream.units == {"ra": "deg"}
+        assert next(stream.parts())[1].schema.field("ra").metadata == {b"unit": b"deg"}
+
+
+def test_what_parquet_tells_of_a_column_stays_with_it(tmp_path):
+    told = {"unit": "mJy", "description": "peak flux", "ucd": "phot.flux"}
+    schema = pa.schema([pa.field("flux", pa.float32(), metadata=told), pa.field("name", pa.large_string())])
+    pq.write_table(pa.table({"flux": [1.0, 2.0], "name": ["a", "b"]}, schema=schema), tmp_path / "cat.parquet")
+    stream = open_table(tmp_path / "cat.parquet")
+    assert stream.units == {"flux": "mJy"}
+    assert stream.dropped_note == ""
+    expected = {key.encode(): text.encode() for key, text in told.items()}
+    for schema in (stream.schema, stream.table().schema, next(stream.parts(["flux"]))[1].schema):
+        assert schema.field("flux").metadata == expected
+
+
+def test_complex_columns_of_a_fits_table_are_dropped(tmp_path):
+    columns = [
+        fits.Column("a", "J", array=[1, 2]),
+        fits.Column("b", "C", array=[1j, 2]),
+        fits.Column("c", "M", array=[1j, 2]),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "cat.fits")
+    stream = open_table(tmp_path / "cat.fits")
+    assert stream.dropped == ("b", "c")
+    assert stream.table().to_pydict() == {"a": [1, 2]}
+
+
+def test_the_size_in_memory_is_not_that_of_the_file(tmp_path):
+    table = pa.table(
+        {
+            "note": ["long text " * 50] * 20_000,
+            "kind": pa.array(["x" * 90] * 20_000).dictionary_encode(),
+            "n": range(20_000),
+        }
+    )
+    pq.write_table(table, tmp_path / "cat.parquet")
+    assert (tmp_path / "cat.parquet").stat().st_size < 500_000
+    stream = open_table(tmp_path / "cat.parquet")
+    assert stream.size_bytes == pytest.approx(stream.table().nbytes, rel=0.05)
 
 
 def test_columns_in_the_heap_of_a_fits_table_are_dropped(tmp_path):
@@ -150,6 +190,19 @@ def test_quoted_lines_blank_lines_and_a_mark_at_the_beginning(tmp_path):
     assert found.to_pydict() == {"name": ["a", "b"], "note": ['two\nlines, "quoted"', None], "Unnamed: 2": [1, 2]}
 
 
+def test_headers_of_any_length_and_with_breaks_in_names(tmp_path):
+    names = [f"a rather long name of column number {number}" for number in range(5000)]
+    path = tmp_path / "long.csv"
+    path.write_text(",".join(names) + "\n" + ",".join(map(str, range(5000))) + "\n")
+    assert open_table(path).schema.names == names
+    for end in ("\n", "\r\n"):
+        path = tmp_path / "broken.csv"
+        path.write_bytes(end.join([f'"flux{end}(mJy)",b', "1,2", "3,4", ""]).encode())
+        assert open_table(path).table().to_pydict() == {f"flux{end}(mJy)": [1, 3], "b": [2, 4]}
+    path.write_text("#name,b\nx,2\n")
+    assert open_table(path).schema.names == ["#name", "b"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
@@ -158,6 +211,9 @@ def test_quoted_lines_blank_lines_and_a_mark_at_the_beginning(tmp_path):
         ("cat.csv", b"a;b\n1;2\n", "not separated by commas"),
         ("cat.csv", b"a,a\n1,2\n", "more than one column named 'a'"),
         ("cat.csv", b"a,b\n1,2,3\n", "cannot be read"),
+        ("cat.csv", b"# made by hand\na,b\n1,2\n", "begins with a comment .*'# made by hand'"),
+        ("cat.csv", b"# one\n# two\na,b\n1,2\n", "begins with a comment"),
+        ("cat.csv", b'"a,b\n1,2\n' + b"3,4\n" * 50_000, "check its quotes"),
         ("cat.csv", b"\x89PNG\0\0", "binary"),
         ("cat.parquet", b"PAR1", "cannot be read"),
         ("cat.fits", b"SIMPLE  =", "cannot be read"),
@@ -186,6 +242,13 @@ def test_lists_are_kept_only_if_asked_for(tmp_path):
     assert open_table(tmp_path / "cat.parquet").dropped == ("members",)
     found = open_table(tmp_path / "cat.parquet", lists=True).table()
     assert found["members"].to_pylist() == [[1], [2, 3]]
+    other = pa.table({"pair": pa.array([[1, 2], None], pa.list_(pa.int8(), 2))})
+    other = other.append_column("long", pa.array([["a"], []], pa.large_list(pa.large_string())))
+    pq.write_table(other.append_column("both", pa.array([{"x": 1}, None])), tmp_path / "other.parquet")
+    stream = open_table(tmp_path / "other.parquet", lists=True)
+    assert stream.schema.types == [pa.list_(pa.int8()), pa.list_(pa.string())]
+    assert stream.dropped == ("both",)
+    assert stream.table().to_pydict() == {"pair": [[1, 2], None], "long": [["a"], []]}
 
 
 def test_categories_become_their_values(tmp_path):
@@ -198,6 +261,14 @@ def test_an_unknown_column_is_told(tmp_path, table):
     stream = open_table(write(table, tmp_path / "cat.parquet"))
     with pytest.raises(CatalogueError, match="no column 'flux'"):
         next(stream.parts(["flux"]))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "fits", "vot"])
+def test_a_column_asked_for_twice_is_there_once(tmp_path, table, suffix):
+    stream = open_table(write(table, tmp_path / f"cat.{suffix}"))
+    name = stream.schema.names[0]
+    assert stream.table([name, name]).column_names == [name]
+    assert [part.column_names for _, part in stream.parts([name, name])] == [[name]]
 
 
 @pytest.mark.realdata

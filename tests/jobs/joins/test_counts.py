@@ -1,5 +1,7 @@
 """Counts of neighbours: both backends, and astropy, count alike."""
 
+import tracemalloc
+
 import astropy.units as u
 import numpy as np
 import pandas as pd
@@ -81,6 +83,22 @@ def test_expressions_and_a_catalogue_with_itself(tmp_path, catalogues, backend):
     for name, counts in zip(table.column_names[-3:], others.values(), strict=True):
         assert table[name].to_pylist() == counts
     assert pc_sum(table["count_0arcsec"]) == 4  # two rows are there twice
+
+
+@pytest.mark.parametrize("backend", ["astropy", "lsdb"])
+def test_memory_does_not_grow_with_pairs(tmp_path, backend):
+    rng = np.random.default_rng(1)
+    for name, count in (("left", 1000), ("right", 20_000)):
+        columns = {"ra": 10 + rng.uniform(0, 0.1, count), "dec": rng.uniform(0, 0.1, count)}
+        pd.DataFrame(columns).to_parquet(tmp_path / f"{name}.parquet")
+    sides = tmp_path / "left.parquet", tmp_path / "right.parquet"
+    join_counts(*sides, (1.0,), tmp_path / "a.parquet", backend=backend)  # imports what it needs
+    tracemalloc.start()
+    found = join_counts(*sides, (600.0,), tmp_path / "b.parquet", backend=backend)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.pairs == 20_000_000
+    assert peak < 50e6
 
 
 def pc_sum(column):

@@ -2,21 +2,24 @@
 
 import json
 
+import astropy.units as u
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.table import Table
 
 from skysom.cluster.errors import LockedError
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.joins import hats as join_hats
+from skysom.jobs.joins import lsdb_write, work
 from skysom.jobs.joins.hats import HatsOptions, import_hats
 from skysom.jobs.joins.sky import SkyJoin, join_sky
 from skysom.storage.errors import CatalogueError
 from skysom.storage.hats import NO_POSITION, ROW_COLUMN, margin_of, read_structure
-from skysom.storage.hats_partitions import quiet
+from skysom.storage.hats_partitions import SkyPartitions, quiet, spatial_index
 from skysom.storage.place import place
 from skysom.storage.table_stream import open_table
 
@@ -188,44 +191,153 @@ def test_other_settings_begin_anew_and_two_runs_exclude_one_another(tmp_path, ta
     assert margin_of(tmp_path / "a") == 7
 
 
-def test_a_catalogue_of_others_is_read_and_joined(tmp_path, table):
-    good = table.dropna(subset=["RA"]).reset_index(drop=True).assign(RA=lambda one: one["RA"] % 360)
+@pytest.fixture
+def crowd():
+    """300 rows within 100" of a pole, of a corner of large pixels, and of RA 0; the last two have no position."""
+    rng = np.random.default_rng(5)
+    centres = SkyCoord(np.resize([10.0, 90.0, 0.0], 300), np.resize([90.0, 41.8103149, 0.0], 300), unit="deg")
+    placed = centres.directional_offset_by(rng.uniform(0, 360, 300) * u.deg, 100 * rng.uniform(0, 1, 300) * u.arcsec)
+    frame = pd.DataFrame({"name": [f"J{n:03d}" for n in range(300)], "RA": placed.ra.deg, "Dec": placed.dec.deg})
+    frame.loc[[298, 299], "RA"] = np.nan
+    return frame
+
+
+def from_both(left, right, settings, folder):
+    """The result with each backend, in one order."""
+    found = []
+    for backend in ("astropy", "lsdb"):
+        join_sky(left, right, settings, folder / f"{backend}.parquet", backend=backend, overwrite=True)
+        found.append(pq.read_table(folder / f"{backend}.parquet"))
+    return [one.sort_by([("name", "ascending"), ("rank", "ascending")]) for one in found]
+
+
+def test_a_catalogue_of_others_is_read_and_joined(tmp_path, crowd):
+    good = crowd.dropna(subset=["RA"]).reset_index(drop=True)
     with quiet():
         import lsdb
 
-        made = lsdb.from_dataframe(good, ra_column="RA", dec_column="Dec", margin_threshold=60, partition_rows=40)
+        made = lsdb.from_dataframe(good, ra_column="RA", dec_column="Dec", margin_threshold=60, partition_rows=60)
         made.write_catalog(tmp_path / "theirs", catalog_name="theirs", progress_bar=False)
+        pixels = made.get_healpix_pixels()
     stream = open_table(tmp_path / "theirs")
     assert stream.rows == 298
-    assert ROW_COLUMN not in stream.schema.names
-    found = {}
-    for backend in ("astropy", "lsdb"):
-        path = tmp_path / f"{backend}.parquet"
-        join_sky(tmp_path / "theirs", tmp_path / "theirs", SkyJoin(50, "all"), path, backend=backend)
-        found[backend] = pq.read_table(path).sort_by([("name", "ascending"), ("rank", "ascending")])
-    assert len(found["lsdb"]) == 298
-    assert found["astropy"].equals(found["lsdb"])
+    assert not stream.numbered
+    astropy, lsdb_ = from_both(tmp_path / "theirs", tmp_path / "theirs", SkyJoin(50, "all"), tmp_path)
+    assert astropy.equals(lsdb_)
+    pixels = sorted(((int(one.order), int(one.pixel)) for one in pixels), key=lambda one: one[1] << 2 * (29 - one[0]))
+    partitions = SkyPartitions(*np.array(pixels).T)
+    sides = [
+        partitions.of(spatial_index(*(lsdb_[f"{name}{end}"].to_numpy() for name in ("RA", "Dec"))))
+        for end in ("", "_right")
+    ]
+    assert np.count_nonzero(sides[0] != sides[1]) > 500  # found in a margin
     for settings, told in ((SkyJoin(50, "one-to-one"), "no row numbers"), (SkyJoin(61), "margin of .* is 60 arcsec")):
         with pytest.raises(ConfigError, match=f"{told}.*skysom join hats"):
             join_sky(tmp_path / "theirs", tmp_path / "theirs", settings, tmp_path / "b.parquet", backend="lsdb")
-    import_hats(tmp_path / "theirs", tmp_path / "ours")
-    join_sky(tmp_path / "ours", tmp_path / "ours", SkyJoin(50, "one-to-one"), tmp_path / "b.parquet", backend="lsdb")
-    assert pq.read_table(tmp_path / "b.parquet")["rank"].to_pylist() == [1] * 298
+    import_hats(tmp_path / "theirs", tmp_path / "ours", HatsOptions(partition_rows=30))
+    crowd["Dec"] -= 20 / 3600
+    crowd.to_parquet(tmp_path / "moved.parquet")
+    astropy, lsdb_ = from_both(tmp_path / "moved.parquet", tmp_path / "ours", SkyJoin(50, "one-to-one"), tmp_path)
+    assert astropy.equals(lsdb_)
+    assert 200 < len(lsdb_) - lsdb_["rank"].null_count == len(set(lsdb_["name_right"].to_pylist()) - {None})
 
 
-def test_a_catalogue_in_an_object_store_is_joined(tmp_path, table, s3):
-    table.to_parquet(tmp_path / "cat.parquet")
-    import_hats(tmp_path / "cat.parquet", tmp_path / "a", HatsOptions(margin_arcsec=100, partition_rows=100))
+def test_a_catalogue_of_the_older_layout_is_joined(tmp_path, crowd):
+    crowd.to_parquet(tmp_path / "cat.parquet")
+    import_hats(tmp_path / "cat.parquet", tmp_path / "a", HatsOptions(margin_arcsec=0))
+    (tmp_path / "a" / "a" / "hats.properties").unlink()
+    astropy, lsdb_ = from_both(tmp_path / "a" / "a", tmp_path / "cat.parquet", SkyJoin(5), tmp_path)
+    assert astropy.equals(lsdb_)
+
+
+def test_a_catalogue_in_an_object_store_is_joined(tmp_path, crowd, s3):
+    crowd.to_parquet(tmp_path / "cat.parquet")
+    import_hats(tmp_path / "cat.parquet", tmp_path / "a", HatsOptions(margin_arcsec=51, partition_rows=20))
     for path in (tmp_path / "a").rglob("*"):
         if path.is_file():
             (place(s3) / "a" / path.relative_to(tmp_path / "a").as_posix()).write_bytes(path.read_bytes())
-    found = []
-    for backend in ("astropy", "lsdb"):
-        target = tmp_path / f"{backend}.parquet"
-        join_sky(tmp_path / "cat.parquet", f"{s3}/a", SkyJoin(50, "one-to-one"), target, backend=backend)
-        found.append(pq.read_table(target).sort_by("name"))
-    assert found[0]["rank"].null_count == 2
-    assert found[0].equals(found[1])
+    crowd.assign(Dec=crowd["Dec"] - 20 / 3600).to_parquet(tmp_path / "moved.parquet")
+    astropy, lsdb_ = from_both(tmp_path / "moved.parquet", f"{s3}/a", SkyJoin(50, "one-to-one"), tmp_path)
+    assert astropy["rank"].null_count > 2
+    assert astropy.equals(lsdb_)
+
+
+def test_units_stay_and_what_is_left_out_is_said(tmp_path, crowd, capsys):
+    made = Table.from_pandas(crowd.astype({"name": str}))
+    made["flux"], made["beam"] = np.arange(300.0) * u.mJy, np.zeros((300, 2))
+    made["vis"] = np.zeros(300, complex)
+    made.write(tmp_path / "cat.fits")
+    import_hats(tmp_path / "cat.fits", tmp_path / "a")
+    assert "columns of arrays, structures or complex numbers are left out: beam, vis" in capsys.readouterr().err
+    assert open_table(tmp_path / "a").units == {"flux": "mJy"}
+    for found in from_both(tmp_path / "cat.fits", tmp_path / "a", SkyJoin(5), tmp_path):
+        assert [found.schema.field(name).metadata for name in ("flux", "flux_right")] == [{b"unit": b"mJy"}] * 2
+
+
+def test_expressions_see_positions_that_are_numbers(tmp_path):
+    (tmp_path / "cat.csv").write_text("id,ra,dec\n1,10,20\n2,unknown,20\n3,10.5,20\n")
+    found = import_hats(tmp_path / "cat.csv", tmp_path / "a", HatsOptions(where="ra > 10.12"))
+    assert (found.rows, found.no_position, found.left_out) == (1, 0, 2)
+    with pytest.raises(CatalogueError, match="selection"):
+        import_hats(tmp_path / "cat.csv", tmp_path / "b", HatsOptions(where="ra > 'x'"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "cat.csv"]
+
+
+def test_whole_numbers_beyond_those_with_a_sign_are_kept(tmp_path, crowd):
+    crowd["id"] = np.arange(300, dtype=np.uint64) + np.uint64(2**63)
+    crowd.to_parquet(tmp_path / "cat.parquet")
+    import_hats(tmp_path / "cat.parquet", tmp_path / "a", HatsOptions(partition_rows=60))
+    assert sorted(open_table(tmp_path / "a").table()["id"].to_pylist()) == crowd["id"].tolist()
+    astropy, lsdb_ = from_both(tmp_path / "cat.parquet", tmp_path / "a", SkyJoin(5), tmp_path)
+    assert astropy.equals(lsdb_)
+
+
+def test_rows_without_a_position_are_never_all_in_memory(tmp_path, crowd, monkeypatch):
+    monkeypatch.setattr(join_hats, "DEALT_BYTES", 1)
+    monkeypatch.setattr(lsdb_write, "NO_POSITION_ROWS", 400)
+    crowd = pd.concat([crowd, *[crowd.iloc[298:]] * 600], ignore_index=True)
+    crowd.to_parquet(tmp_path / "cat.parquet")
+    import_hats(tmp_path / "cat.parquet", tmp_path / "a")
+    join_sky(tmp_path / "a", tmp_path / "a", SkyJoin(5), tmp_path / "b", backend="lsdb")
+    for name in ("a", "b"):
+        with pq.ParquetFile(tmp_path / name / NO_POSITION) as file:
+            assert file.metadata.num_rows == 1202
+            assert file.metadata.num_row_groups > 1
+            assert file.metadata.row_group(0).num_rows < 1000
+
+
+@pytest.mark.parametrize("name", ["b", "b.parquet"])
+def test_a_kill_as_a_run_cleans_up_leaves_nothing_for_ever(tmp_path, crowd, monkeypatch, name):
+    crowd.to_parquet(tmp_path / "cat.parquet")
+    import_hats(tmp_path / "cat.parquet", tmp_path / "a")
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            join_sky(tmp_path / "a", tmp_path / "a", SkyJoin(5), tmp_path / name, backend="lsdb")
+    assert (tmp_path / f".{name}.join").exists()
+    with pytest.raises(ConfigError, match="is there already"):
+        join_sky(tmp_path / "a", tmp_path / "a", SkyJoin(5), tmp_path / name, backend="lsdb")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", name, "cat.parquet"]
+    assert open_table(tmp_path / name).rows == 300
+
+
+def test_a_match_is_numbered_and_other_numbers_are_not_believed(tmp_path, crowd):
+    crowd.assign(_skysom_row=7).to_parquet(tmp_path / "cat.parquet")
+    import_hats(tmp_path / "cat.parquet", tmp_path / "a", HatsOptions(partition_rows=40))
+    assert sorted(open_table(tmp_path / "a").table()[ROW_COLUMN].to_pylist()) == list(range(300))
+    join_sky(tmp_path / "a", tmp_path / "a", SkyJoin(50, "all"), tmp_path / "b", backend="lsdb")
+    stream = open_table(tmp_path / "b")
+    assert stream.numbered
+    numbers = stream.table()[ROW_COLUMN].to_numpy()
+    assert len(numbers) == len(np.unique(numbers)) > 1000
+    assert (np.diff(numbers) > 0).all()
+    astropy, lsdb_ = from_both(tmp_path / "b", tmp_path / "a", SkyJoin(50, "one-to-one"), tmp_path)
+    assert astropy.equals(lsdb_)
+    assert astropy["rank_right"].null_count == len(numbers) - 298
 
 
 def test_what_cannot_become_hats_is_told(tmp_path, table):

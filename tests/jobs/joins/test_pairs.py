@@ -1,5 +1,7 @@
 """Who is matched with whom: trees, astropy and brute force agree, at the poles, across RA 0, with ties."""
 
+import tracemalloc
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -155,3 +157,55 @@ def test_doubled_positions_are_told_apart_by_their_row():
 def test_radii_off_the_sky_are_refused(radius):
     with pytest.raises(ConfigError, match="radius"):
         check_radius(radius)
+
+
+@given(skies(), st.sampled_from(["nearest", "all"]), st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_pieces_give_the_answer_of_the_whole(sky, how, not_self):
+    left, right, radius = sky
+    for function in (matched, matched_by_astropy):
+        whole = function(left, right, radius, how, not_self=not_self)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("skysom.jobs.joins.pairs.PIECE_PAIRS", 3)
+            found = function(left, right, radius, how, not_self=not_self)
+        for name in ("left", "right", "separation_arcsec", "rank"):
+            assert np.array_equal(getattr(whole, name), getattr(found, name)), name
+        assert found.left.dtype == found.right.dtype == np.int64
+
+
+@pytest.mark.parametrize("function", [matched, matched_by_astropy])
+def test_a_tie_far_away_makes_no_pairs_of_others(function):
+    """Every left row has two right rows at one place: one row ten arcminutes off, the others upon them."""
+    rng = np.random.default_rng(1)
+    right = positions(rng.uniform(10, 10.1, 4000).repeat(2), rng.uniform(0, 0.1, 4000).repeat(2))
+    left = positions(np.append(right.ra_deg[:4000], 10.05), np.append(right.dec_deg[:4000], -10 / 60))
+    matched_by_astropy(left, right, 1, "nearest")  # imports what it needs
+    tracemalloc.start()
+    found = function(left, right, 3600, "nearest")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.right[:4000].tolist() == (np.arange(4000) // 2 * 2).tolist()
+    assert found.separation_arcsec[4000] > 590
+    assert peak < 100e6  # all 32 million pairs would take gigabytes
+
+
+def test_a_right_ascension_of_another_turn_is_the_same_place():
+    turned = positions([360, 725.3, -10.3, -1e-20, 0], [5.0] * 5)
+    plain = positions(SkyCoord(turned.ra_deg, turned.dec_deg, unit="deg").ra.deg, turned.dec_deg)
+    assert turned.ra_deg.tolist() == plain.ra_deg.tolist()
+    twins = positions([0.0, 360.0, 0.0], [5.0, 5.0, 5.0])
+    for function in (matched, matched_by_astropy):
+        assert function(positions([360.0], [5.0]), twins, 1, "all").right.tolist() == [0, 1, 2]
+        assert function(positions([360.0], [5.0]), twins, 1, "all").separation_arcsec.tolist() == [0, 0, 0]
+
+
+@given(skies(), skies())
+@settings(deadline=None, max_examples=30)
+def test_counts_of_others_leave_out_the_own_row_only_where_it_is_near(one, other):
+    """Both sides are one catalogue, whose rows have other positions on the right."""
+    count = min(len(one[0]), len(other[1]))
+    left, right = (positions(side.ra_deg[:count], side.dec_deg[:count]) for side in (one[0], other[1]))
+    counts = counts_within(left, right, (0.5, 40.0), not_self=True)
+    for number, radius in enumerate((0.5, 40.0)):
+        found = matched(left, right, radius, "all", not_self=True)
+        assert counts[:, number].tolist() == np.bincount(found.left, minlength=count).tolist()

@@ -4,11 +4,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import astropy.units as u
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +18,7 @@ from skysom.jobs.cli import main
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.joins import results as module
 from skysom.jobs.joins.results import ResultsJoin, join_results
+from skysom.storage import table_stream
 from skysom.storage.errors import CatalogueError
 
 _spec = importlib.util.spec_from_file_location(
@@ -112,6 +115,53 @@ def test_ids_that_are_no_text_and_none_at_all(tmp_path):
     pd.DataFrame({"source_id": ["0", "2"], "x": [1, 2]}).to_parquet(tmp_path / "numbers.parquet")
     join_results(tmp_path / "numbers.parquet", tmp_path / "cat.parquet", tmp_path / "b.parquet")
     assert pq.read_table(tmp_path / "b.parquet")["x"].to_pylist() == [1, None, 2]
+
+
+def test_only_rows_that_are_selected_are_written(tmp_path, capsys):
+    pd.DataFrame({"source_id": ["a", "b", "c"], "x": [1, 2, 3]}).to_parquet(tmp_path / "results.parquet")
+    pd.DataFrame({"id": ["c", "d", "a", "b"], "flux": [1.0, 2, 3, 4]}).to_parquet(tmp_path / "cat.parquet")
+    sides = tmp_path / "results.parquet", tmp_path / "cat.parquet"
+    found = join_results(*sides, tmp_path / "a.parquet", ResultsJoin("id", where="x < 3 and flux > 3.5"))
+    assert (found.rows, found.matched, found.unused, found.written) == (4, 3, 0, 1)
+    assert str(found).endswith("; 1 rows were selected and written")
+    assert pq.read_table(tmp_path / "a.parquet").to_pylist() == [{"id": "b", "flux": 4.0, "x": 2}]
+    with pytest.raises(CatalogueError, match="y"):
+        join_results(*sides, tmp_path / "b.parquet", ResultsJoin("id", where="y < 3"))
+    arguments = ["join", "results", *sides[:1], "-c", sides[1], "-o", tmp_path / "c.parquet", "--id", "id"]
+    assert main([*map(str, arguments), "--where", "x == 3"]) == 0
+    assert pq.read_table(tmp_path / "c.parquet")["id"].to_pylist() == ["c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.parquet",
+        "c.parquet",
+        "cat.parquet",
+        "results.parquet",
+    ]
+
+
+def test_units_stay_and_columns_that_are_left_out_are_said(tmp_path, capsys):
+    unit = {"unit": "mJy"}
+    schema = pa.schema([("source_id", pa.string()), pa.field("sum", pa.float64(), metadata=unit)])
+    pq.write_table(pa.table({"source_id": ["a"], "sum": [2.0]}, schema=schema), tmp_path / "results.parquet")
+    table = Table({"id": ["a"], "beam": [[1.0, 2.0]], "peak": [3.0] * u.mJy})
+    table.write(tmp_path / "cat.fits")
+    join_results(tmp_path / "results.parquet", tmp_path / "cat.fits", tmp_path / "a.fits", ResultsJoin("id"))
+    assert "cat.fits: columns of arrays, structures or complex numbers are left out: beam" in capsys.readouterr().err
+    found = Table.read(tmp_path / "a.fits")
+    assert {name: str(found[name].unit) for name in ("peak", "sum")} == {"peak": "mJy", "sum": "mJy"}
+
+
+def test_ids_that_are_fractions_are_read_alike_in_every_part(tmp_path, monkeypatch):
+    """In parts of two rows: where all of these are whole they are no integers, as one in another part is not."""
+    monkeypatch.setattr(table_stream.TableStream.parts, "__defaults__", (None, 2))
+    ids = {"whole": [1.0, 2, 3, 4], "mixed": [1.0, 2, 3.5, 4]}
+    expected = {"whole": [0, 1, 2, 3], "mixed": [4, 5, 6, 7]}
+    texts = ["1", "2", "3", "4", "1.0", "2.0", "3.5", "4.0"]
+    pd.DataFrame({"source_id": texts, "x": range(8)}).to_parquet(tmp_path / "results.parquet")
+    pd.DataFrame(ids).to_parquet(tmp_path / "cat.parquet")
+    for name in ids:
+        target = tmp_path / f"{name}.parquet"
+        join_results(tmp_path / "results.parquet", tmp_path / "cat.parquet", target, ResultsJoin(name))
+        assert pq.read_table(target)["x"].to_pylist() == expected[name]
 
 
 @given(

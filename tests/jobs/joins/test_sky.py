@@ -12,8 +12,11 @@ from skysom.jobs.errors import ConfigError
 from skysom.jobs.joins.hats import HatsOptions, import_hats
 from skysom.jobs.joins.sky import SkyJoin, join_sky
 from skysom.storage.errors import CatalogueError
+from skysom.storage.hats import read_structure
+from skysom.storage.hats_partitions import SkyPartitions, spatial_index
 
 BACKENDS = ("astropy", "lsdb")
+RA_DEC = ("ra", "dec"), ("ra_right", "dec_right")
 
 
 def crowd(seed, count=400, width_deg=3.0):
@@ -103,7 +106,38 @@ def test_the_answer_is_that_of_astropy(tmp_path, catalogues):
         near = pd.Series(apart.arcsec, index=good[0]["id"].to_numpy())
         near = near[near <= 1000].sort_index()
         np.testing.assert_allclose(first.sort_index(), near, rtol=0, atol=1e-9)
-        assert len(nearest) == len(good[0])
+        found = matched[matched["rank"] == 1].set_index("id").sort_index()[["ra_right", "dec_right"]]
+        theirs = good[1][["ra", "dec"]].iloc[nearest].set_index(good[0]["id"].to_numpy()).loc[near.index]
+        np.testing.assert_array_equal(found, theirs)  # positions, as astropy takes any of rows at one place
+
+
+def test_margins_that_others_wrote_are_used(tmp_path, catalogues):
+    from skysom.storage.hats_partitions import quiet
+    from skysom.storage.table_stream import open_table
+
+    right = pd.read_parquet(catalogues / "right.parquet").dropna(subset=["ra", "dec"])
+    with quiet():
+        import lsdb
+
+        columns = {"ra_column": "ra", "dec_column": "dec"}
+        made = lsdb.from_dataframe(right, **columns, margin_threshold=300, partition_rows=60)
+        made.write_catalog(tmp_path / "theirs", catalog_name="theirs", progress_bar=False)
+    assert not open_table(tmp_path / "theirs").numbered
+    for how in ("nearest", "all"):
+        tables = []
+        for backend, name in {"astropy": "left.parquet", "lsdb": "left"}.items():
+            path = tmp_path / f"{backend}-{how}.parquet"
+            join_sky(catalogues / name, tmp_path / "theirs", SkyJoin(300, how), path, backend=backend)
+            tables.append(read(path))
+        assert tables[0].equals(tables[1])
+    matched = tables[0].filter(pa.compute.is_valid(tables[0]["rank"]))
+    sides = [spatial_index(matched[ra].to_numpy(), matched[dec].to_numpy()) for ra, dec in RA_DEC]
+    with quiet():
+        pixels = read_structure(tmp_path / "theirs").get_healpix_pixels()
+    orders, numbers = (np.array([getattr(one, name) for one in pixels]) for name in ("order", "pixel"))
+    place = np.argsort(numbers << 2 * (29 - orders))
+    partitions = SkyPartitions(orders[place], numbers[place])
+    assert (partitions.of(sides[0]) != partitions.of(sides[1])).sum() > 20
 
 
 def test_types_are_kept_and_unmatched_values_are_missing(tmp_path, catalogues):
