@@ -44,7 +44,7 @@ notebooks: setup
 test-slow: setup  ## long trials: many kills, large inputs
 	$(BIN)/pytest -m slow
 
-bench: setup  ## ratios to the floors, every method, feature maps, the pass, reading at scale (20 GB of disk), scaling; 45 minutes
+bench: setup  ## ratios to the floors, every method, feature maps, the pass, reading at scale (20 GB of disk), scaling; an hour
 	$(BIN)/python tests/benchmarks/bench_search.py
 	$(BIN)/python tests/benchmarks/bench_methods.py
 	$(BIN)/python tests/benchmarks/bench_features.py

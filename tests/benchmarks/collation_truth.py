@@ -5,7 +5,7 @@
 A sky of radio and infrared sources (`skysom.jobs.demo_infrared`) at the density of a deep survey (1,000 components a
 square degree) and of a wide one (100); cut-outs, a map of both channels and a mapping by `skysom run`; masks drawn by
 script without the truth, and from the truth; `skysom collate` with each, and linking of neighbours at the distance that
-does best as baseline. Ten minutes on two cores, a tenth of that with --quick.
+does best as baseline. Some minutes on two idle cores, a tenth of that with --quick.
 """
 
 import argparse
