@@ -23,8 +23,10 @@ def padded(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     check_block(count)
     images, finite = finite_images(np.asarray(images, np.float32), xp=np)
     missing = BLOCK_IMAGES - count
-    images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.float32)])
-    return images, np.concatenate([finite, np.ones(missing, bool)]), count
+    if missing:
+        images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.float32)])
+        finite = np.concatenate([finite, np.ones(missing, bool)])
+    return images, finite, count
 
 
 def image_innermost(images: np.ndarray) -> np.ndarray:

@@ -187,7 +187,7 @@ class CertifiedSearch:
         level = energies[:, 1:].mean(axis=(0, 1), dtype=np.float64)
         spectra = self.scores.spectra(inner)
         apart = np.ascontiguousarray(spectra.transpose(3, 0, 1, 2))
-        coarse = self.coarse(spectra, apart, energies)
+        coarse = self.coarse(spectra, energies)
         squared, element = unturned.min(axis=0), unturned.argmin(axis=0)
         transform = (element // 4) * self.geometry.rotations + (element % 4) * self.geometry.base_rotations
         none = np.zeros(0, np.int64)

@@ -59,19 +59,19 @@ class CoarseScores:
             for own, neuron in zip(self.sizes, scores.coefficients, strict=True):
                 own[:] = (share[:, None] * self._sizes(neuron, 1 / self.areas)).reshape(-1)
 
-    def __call__(self, spectra: np.ndarray, apart: np.ndarray, energies: np.ndarray) -> Coarse:
+    def __call__(self, spectra: np.ndarray, energies: np.ndarray) -> Coarse:
         """Coarse scores of a block of images.
 
-        spectra (M, 2, K, B); apart (B, M, 2, K) the same; energies (8, R/4, B) float32, of which those of base rotation
-        0 do not count: its scores are not bounded.
+        spectra (M, 2, K, B); energies (8, R/4, B) float32, of which those of base rotation 0 do not count: its scores
+        are not bounded.
         """
         parts = list(self.low(spectra[self.kept], self._least(energies), self.step))
         squared = np.concatenate([part.best for part in parts]) + self.low.norms[:, None]
         bases = self.geometry.base_rotations
         quarter, place = np.divmod(np.concatenate([part.transform for part in parts]), -(-bases // self.step))
         with np.errstate(over="ignore", invalid="ignore"):
-            images = np.stack([self._sizes(image, self.areas).reshape(-1) for image in apart])
-            return Coarse(squared, quarter * bases + place * self.step, self.sizes @ images.T)
+            images = self._sizes(spectra, self.areas[:, None]).reshape(-1, spectra.shape[3])
+            return Coarse(squared, quarter * bases + place * self.step, self.sizes @ images)
 
     def _least(self, energies: np.ndarray) -> np.ndarray:
         """The least energy (8, k, B) that base rotations less than a step from each scored one have."""
@@ -87,6 +87,6 @@ class CoarseScores:
         return least
 
     def _sizes(self, coefficients: np.ndarray, areas: np.ndarray) -> np.ndarray:
-        """|X_m|_g of ``coefficients`` (M, 2, K), (M, groups)."""
+        """|X_m|_g of ``coefficients`` (M, 2, K, ...), (M, groups, ...)."""
         power = (coefficients[:, 0] ** 2 + coefficients[:, 1] ** 2) * areas
         return np.sqrt(np.add.reduceat(power, self.groups, axis=1))

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from skysom.engine.blocks import BLOCK_IMAGES, TURNS
+from skysom.engine.gather import eight_samples
 
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 # Long float64 sums may be reordered, the same way every time.
@@ -257,17 +258,13 @@ def square_norm(neuron, places):
 
 
 @njit(**_OPTIONS)
-def _sample_orbits(plane, index, low, right, side, out):
-    # Unsigned indices, as in `_sample`.
-    one, below = np.uintp(1), np.uintp(side)
-    for o in range(np.uintp(index.shape[0])):
-        for g in range(np.uintp(8)):
-            i = np.uintp(max(index[o, g], np.int32(0)))
-            fy, fx = low[o, g], right[o, g]
-            cy, cx = np.float32(1) - fy, np.float32(1) - fx
-            upper = (cy * cx) * plane[i] + (cy * fx) * plane[i + one]
-            value = (fy * fx) * plane[i + below + one] + ((fy * cx) * plane[i + below] + upper)
-            out[g, o] = value if index[o, g] >= 0 else np.float32(0)
+def _sample_orbits(plane, index, low, right, side, samples, out):
+    """Samples of a plane (H*W,) at taps (O, 8), as they come, (8 * O,), and by place, out (8, O)."""
+    for o in range(index.shape[0]):
+        eight_samples(plane, np.int64(side), index, low, right, np.int64(8 * o), samples)  # type: ignore[call-arg]
+    for o in range(index.shape[0]):
+        for g in range(8):
+            out[g, o] = samples[8 * o + g]
 
 
 @njit(**_SUMS)
@@ -278,11 +275,11 @@ def direct_sums(images, index, low, right, side, product, share, neurons, row, k
     region; neurons (N, C, 8, O) float32, weights at the places of the orbits.
     """
     channels, count = images.shape[1], index.shape[1]
-    v = np.empty((channels, 8, count), np.float32)
+    v, samples = np.empty((channels, 8, count), np.float32), np.empty(8 * count, np.float32)
     for i in range(row.size):
         if i == 0 or row[i] != row[i - 1] or k[i] != k[i - 1]:
             for c in range(channels):
-                _sample_orbits(images[row[i], c], index[k[i]], low[k[i]], right[k[i]], side, v[c])
+                _sample_orbits(images[row[i], c], index[k[i]], low[k[i]], right[k[i]], side, samples, v[c])
         total = 0.0
         for c in range(channels):
             for g in range(8):

@@ -24,8 +24,7 @@ def every_score(search, images):
     values[:, :: search.geometry.base_rotations] = np.inf
     inner = np.ascontiguousarray(images.reshape(*images.shape[:2], -1).transpose(1, 2, 0))
     spectra = search.scores.spectra(inner)
-    apart = np.ascontiguousarray(spectra.transpose(3, 0, 1, 2))
-    return values, search.coarse(spectra, apart, scored.energies)
+    return values, search.coarse(spectra, scored.energies)
 
 
 @given(
@@ -126,7 +125,7 @@ def test_one_wave_on_one_ring_reaches_the_bound(rotations, order):
     apart[:, place, 0, 5], apart[:, place, 1, 5] = np.cos(phase), np.sin(phase)
     energies = np.zeros((8, geometry.base_rotations, 32), np.float32)
     energies[1:] = 10  # one quarter only: in another the angles lie otherwise between the peaks
-    coarse = CoarseScores(scores)(np.ascontiguousarray(apart.transpose(1, 2, 3, 0)), apart, energies)
+    coarse = CoarseScores(scores)(np.ascontiguousarray(apart.transpose(1, 2, 3, 0)), energies)
     coefficients = search._correlate(apart, np.zeros(32, int), np.arange(32))
     values = np.empty((32, geometry.transforms), np.float32)
     polar_kernels.scores_of_pairs(

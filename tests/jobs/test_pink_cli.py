@@ -2,11 +2,11 @@
 
 import json
 import os
+import resource
 import shutil
 import struct
 import subprocess
 import sys
-import time
 import tracemalloc
 
 import numpy as np
@@ -291,11 +291,14 @@ def run(*arguments):
 
 
 def test_it_starts_within_a_second():
+    def cpu_seconds():  # of children: what others do meanwhile does not count
+        return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = cpu_seconds()
         assert run("--version") == ""
-        seconds.append(time.perf_counter() - start)
+        seconds.append(cpu_seconds() - start)
     assert min(seconds) < 1
 
 
