@@ -40,7 +40,7 @@ WorkerPorts = Annotated[
 Restarts = Annotated[int, typer.Option("--restarts", help="Times it starts again by itself and resumes.")]
 StartDeadline = Annotated[int, typer.Option("--start-deadline", help="Seconds all nodes have for joining.")]
 To = Annotated[Path | None, typer.Option("--to", help="Write this file; default: standard output.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite the file of --to.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file of --to.")]
 
 
 @cluster_app.command()
@@ -70,7 +70,7 @@ def slurm(
     restarts: Restarts = 3,
     start_deadline: StartDeadline = 600,
     to: To = None,
-    force: Force = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """A job script for sbatch: head, workers and the run in one job.
 
@@ -88,7 +88,7 @@ def slurm(
     options = SlurmOptions(
         partition, account, qos, constraint, tuple(module or ()), environment, container, temporary
     )  # fmt: skip
-    _deliver(plan, render_slurm(plan, options), to, force, f"mkdir -p {log_directory} && sbatch {to}")
+    _deliver(plan, render_slurm(plan, options), to, overwrite, f"mkdir -p {log_directory} && sbatch {to}")
 
 
 @cluster_app.command()
@@ -124,7 +124,7 @@ def kuberay(
     worker_ports: WorkerPorts = None,
     restarts: Restarts = 3,
     to: To = None,
-    force: Force = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """A RayJob (or RayCluster) for the KubeRay operator.
 
@@ -145,7 +145,7 @@ def kuberay(
         image, version("ray"), "RayJob" if kind == "job" else "RayCluster", namespace, image_pull, image_pull_secret,
         claim, mount, secret, head_cpus, head_memory,
     )  # fmt: skip
-    _deliver(plan, render_kuberay(plan, options), to, force, f"kubectl apply -f {to}")
+    _deliver(plan, render_kuberay(plan, options), to, overwrite, f"kubectl apply -f {to}")
 
 
 @cluster_app.command("ray-up")
@@ -176,7 +176,7 @@ def ray_up(
     port: Port = None,
     worker_ports: WorkerPorts = None,
     to: To = None,
-    force: Force = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """A YAML for ray up: machines of your own by ssh, or AWS.
 
@@ -198,7 +198,7 @@ def ray_up(
     options = RayUpOptions(
         str(project), hosts, provider, ssh_user, ssh_key, region, head_type, worker_type, instance_profile
     )
-    _deliver(plan, render_ray_up(plan, options), to, force, f"ray up {to}")
+    _deliver(plan, render_ray_up(plan, options), to, overwrite, f"ray up {to}")
 
 
 def _arguments(given: list[str] | None) -> tuple[str, ...]:
@@ -236,7 +236,7 @@ def _ports(text: str | None) -> tuple[int, int] | None:
     return int(low), int(high)
 
 
-def _deliver(plan: "ClusterPlan", text: str, to: Path | None, force: bool, following: str) -> None:
+def _deliver(plan: "ClusterPlan", text: str, to: Path | None, overwrite: bool, following: str) -> None:
     """Print the file, or write it as a whole, and say what comes next."""
     from skysom.cluster.errors import LaunchError
     from skysom.storage.place import write_atomically
@@ -244,9 +244,9 @@ def _deliver(plan: "ClusterPlan", text: str, to: Path | None, force: bool, follo
     if to is None:
         typer.echo(text, nl=not text.endswith("\n"))
         return
-    if to.exists() and not force:
+    if to.exists() and not overwrite:
         raise LaunchError(
-            f"{to} is there already, perhaps with your edits; give --force to overwrite it, or another --to"
+            f"{to} is there already, perhaps with your edits; give --overwrite to replace it, or another --to"
         )
     write_atomically(to, text.encode())
     typer.echo(f"wrote {to}: {plan.nodes} nodes for {plan.shell_command}\nlook at its first lines, then: {following}")

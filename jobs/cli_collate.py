@@ -36,7 +36,8 @@ Examples:
     skysom collate survey -c components.parquet -c infrared.parquet \\
         --actions actions.toml --dry-run
 
-    skysom collate survey --actions actions.toml --flux total_flux
+    skysom collate survey -c components.parquet -c infrared.parquet \\
+        --actions actions.toml --flux total_flux
 
     skysom collate --som som.bin --map map.bin --transform transform.bin \\
         --annotations som.bin.results.pkl -c radio.csv -c infrared.csv \\
@@ -63,7 +64,7 @@ Catalogues = Annotated[
         "--catalogue",
         "-c",
         help="Catalogue of a channel: CSV, FITS, VOTable, Parquet; once a channel in their order. The first is the "
-        "base, whose rows become sources (default: the survey's own).",
+        "base, whose rows become sources (default: the survey's own, where masks are on one channel).",
     ),
 ]
 Actions = Annotated[
@@ -114,7 +115,7 @@ Corrections = Annotated[
     typer.Option(
         "--corrections",
         help='TOML file: together = [["id", "id"]], apart = ["id"]. Where DIR holds the collation without them, only '
-        "their islands are grouped again.",
+        "their islands are grouped again. Give it with every later run: one without it takes them back.",
     ),
 ]
 PinkSom = Annotated[str | None, typer.Option("--som", help="pyink: the map, som.bin.")]
@@ -224,9 +225,11 @@ def _run(
     from skysom.jobs.collation.collate import collate
 
     summary = collate(inputs, directory, settings, scheduler=scheduler)
+    hosts = "".join(f"; {count:,} with {label!r}" for label, count in summary.get("attached", {}).items())
     typer.echo(
         f"{summary['sources']:,} sources of {summary['rows']:,} components: {summary['sources_of_several']:,} of "
-        f"several, the largest of {summary['largest_source']:,}\nsources: {directory.rstrip('/')}/sources.parquet"
+        f"several, the largest of {summary['largest_source']:,}{hosts}\n"
+        f"sources: {directory.rstrip('/')}/sources.parquet"
     )
 
 

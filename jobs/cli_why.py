@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-Directory = Annotated[str, typer.Argument(metavar="DIR", help="Directory of a collation.")]
-SourceNumber = Annotated[int | None, typer.Argument(metavar="[SOURCE]", help="Number of the source.")]
+Directory = Annotated[str, typer.Argument(metavar="DIR", help="Directory of a collation, or OUTPUT.")]
+SourceGiven = Annotated[str | None, typer.Argument(metavar="[SOURCE]", help="Number of the source, or its name.")]
 Row = Annotated[int | None, typer.Option("--row", help="Or a component: its row in the base catalogue.")]
 Id = Annotated[str | None, typer.Option("--id", help="Or a component: its id.")]
 Png = Annotated[Path | None, typer.Option("--output", "-o", help="Draw it to this file (PNG, PDF, SVG).")]
@@ -23,7 +23,7 @@ LARGEST = 2**63 - 1
 
 def why_command(
     directory: Directory,
-    source: SourceNumber = None,
+    source: SourceGiven = None,
     row: Row = None,
     name: Id = None,
     png: Png = None,
@@ -40,15 +40,18 @@ def why_command(
 
     Examples: skysom why survey/collation 12 --output source12.png
 
-              skysom why survey/collation --id J123049.41+122328.0
+              skysom why survey/collation J123049.4+122328
+
+              skysom why survey/collation --id SIM-000237
     """
     from skysom.jobs.collation.why import check_picture, why
     from skysom.jobs.collation.why_inputs import PinkFiles, open_collation
     from skysom.jobs.errors import ConfigError
 
     if sum(given is not None for given in (source, row, name)) != 1:
-        raise ConfigError("name one source: its number, or a component with --row or --id")
-    for what, number in (("SOURCE", source), ("--row", row)):
+        raise ConfigError("name one source: its number or its name, or a component with --row or --id")
+    numbered = int(source) if source is not None and source.isdecimal() else None
+    for what, number in (("SOURCE", numbered), ("--row", row)):
         if number is not None and not 0 <= number <= LARGEST:
             raise ConfigError(f"{what} is {number}; they count from 0, and none is above {LARGEST}")
     if png is not None:
@@ -63,7 +66,7 @@ def why_command(
     chosen = str(annotations) if alone else None
     collation = open_collation(directory, survey=survey, annotations=chosen, pink=pink)
     if source is not None:
-        record = collation.source(source)
+        record = collation.source_named(source) if numbered is None else collation.source(numbered)
         row = int(record["members"][0])
     else:
         row, record = collation.source_of(row=row, name=name)

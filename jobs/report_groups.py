@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from matplotlib.colors import to_rgb
 
 from skysom.jobs.collation.folder import SUMMARY, CollationFolder
 from skysom.jobs.collation.why_recorded import check_finished
@@ -316,13 +317,26 @@ def _chart(components: np.ndarray) -> "Figure":
 
 
 def figure_uri(figure: "Figure", colours: int) -> str:
-    """Data URI of a figure as a PNG with a palette of so many colours."""
+    """Data URI of a figure as a PNG with a palette of so many colours, those that mean something among them."""
     from PIL import Image
+    from scipy.spatial import cKDTree
 
+    from skysom.jobs.pictures.grouping import MARKED
     from skysom.jobs.pictures.style import any_letters
 
     buffer, small = io.BytesIO(), io.BytesIO()
     with any_letters():
         figure.savefig(buffer, format="png", dpi=130)
-    Image.open(buffer).convert("RGB").quantize(colours).save(small, "PNG", optimize=True)
+    image = Image.open(buffer).convert("RGB")
+    # the few pixels of a line or a mark would have no colour of their own, and take another's
+    kept = [round(255 * part) for colour in MARKED for part in to_rgb(colour)]
+    palette = kept + (image.quantize(colours - len(MARKED)).getpalette() or [])[: 3 * (colours - len(MARKED))]
+    pixels = np.asarray(image)
+    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    seen, where = np.unique(packed, return_inverse=True)
+    rgb = np.column_stack([seen >> 16, seen >> 8 & 255, seen & 255])
+    nearest = cKDTree(np.reshape(palette, (-1, 3))).query(rgb)[1].astype(np.uint8)
+    indexed = Image.fromarray(nearest[where].reshape(pixels.shape[:2]))
+    indexed.putpalette(palette)
+    indexed.save(small, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode('ascii')}"

@@ -279,7 +279,7 @@ def _plain(value: Any) -> Any:
 def _write(where: str | Place, hdus: fits.HDUList, overwrite: bool) -> Place:
     target = place(where)
     if not overwrite and places.exists(target):
-        raise ExportError(f"{target} is there already; write elsewhere, or ask to overwrite it")
+        raise ExportError(f"{target} is there already; write elsewhere, or give --overwrite (in Python overwrite=True)")
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -60,7 +60,7 @@ class CollateSettings:
 
     def __post_init__(self) -> None:
         if self.memory_gb is not None and not 0 < self.memory_gb < math.inf:
-            raise ConfigError(f"{self.memory_gb:g} GB of memory are allowed (--memory-gb); give a number above 0")
+            raise ConfigError(f"{self.memory_gb:g} GB of memory is allowed (--memory-gb); give a number above 0")
 
 
 def collate(
@@ -98,6 +98,7 @@ def collate(
     _check_corrections(inputs)
     _check_memory(projection(inputs, settings, scheduler), settings, f"{inputs.base.rows:,} components")
     with folder.locked(redo=settings.redo):
+        held = folder.corrections()
         config = folder.claim(configuration(inputs, columns), redo=settings.redo)
         published = folder.published()
         if published is not None and published["corrections"] == plain(inputs.corrections):
@@ -120,6 +121,7 @@ def collate(
                 record = run.group_again(sky, corrections_of(published["corrections"]))
         folder.publish(record)
         folder.forget_groups()
+    _tell_corrections(held, record, again=published is not None)
     return _told(record["summary"])
 
 
@@ -208,13 +210,27 @@ def _told(summary: Mapping[str, Any]) -> dict[str, Any]:
     return dict(summary)
 
 
+def _tell_corrections(held: Mapping[str, Any], record: Mapping[str, Any], *, again: bool) -> None:
+    """Say which corrections were made, and where those that were held before are gone."""
+    now, islands = record["corrections"], record["summary"]["grouped"]["islands"]
+    counts = [f"{len(now[name]):,} {name}" for name in ("apart", "together") if now[name]]
+    if counts:
+        grouped = f"; {islands:,} island{'s' * (islands != 1)} grouped again" if again else ""
+        say(f"collate: corrections: {', '.join(counts)}{grouped}")
+    elif any(held.values()):
+        say(
+            "collate: WARNING: the corrections this collation held are taken back (give --corrections again to keep "
+            "them)"
+        )
+
+
 def _check_memory(needed: Memory, settings: CollateSettings, what: str) -> None:
     """Say what is projected; ConfigError where that is more than allowed."""
-    say(f"collate: {what}; at most {needed.total / 1e9:.2f} GB of memory are projected")
+    say(f"collate: {what}; at most {needed.total / 1e9:.2f} GB of memory is projected")
     if settings.memory_gb is not None and needed.total > settings.memory_gb * 1e9:
         raise ConfigError(
-            f"{needed.total / 1e9:.2f} GB of memory are projected ({needed.driver / 1e9:.2f} for the rows, "
-            f"{needed.tasks / 1e9:.2f} for tasks, {needed.masks / 1e9:.2f} for masks), {settings.memory_gb:g} are "
+            f"{needed.total / 1e9:.2f} GB of memory is projected ({needed.driver / 1e9:.2f} for the rows, "
+            f"{needed.tasks / 1e9:.2f} for tasks, {needed.masks / 1e9:.2f} for masks), {settings.memory_gb:g} GB is "
             f"allowed; give fewer rows a box than {settings.rows_per_box:,}, fewer threads, or more memory; where one "
             "island holds most components, let the masks reach less far"
         )

@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from skysom.engine.collation.neighbours import positions_of_vectors, unit_vector
 from skysom.engine.collation.projection import sky_offsets_arcsec
 from skysom.jobs.collation.collate import CollateSettings, collate
 from skysom.jobs.collation.dry_run_picture import draw_field
-from skysom.jobs.collation.inputs import STATUSES, CatalogueFile, CollationInputs, Mapped
+from skysom.jobs.collation.inputs import STATUSES, CatalogueFile, CollationInputs
+from skysom.jobs.collation.part import origin_of_part, part_of
 from skysom.jobs.collation.source_table import SourceColumns
 from skysom.jobs.pictures import style
 from skysom.jobs.progress import say
@@ -22,8 +24,6 @@ from skysom.storage.place import Place, make_directory, place, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from skysom.engine.collation.groups import Corrections
 
 SIDE_DEG = 1.0
 CELLS = 64
@@ -36,11 +36,15 @@ ROW = "catalogue_row"
 
 @dataclass(frozen=True)
 class Square:
-    """A square degree about a position. crowded : share of the components that use a mask that lie in denser cells."""
+    """A square degree about a position.
+
+    crowded : share of the components that use a mask that lie in denser cells. whole : whether all of them lie in it.
+    """
 
     ra_deg: float
     dec_deg: float
     crowded: float
+    whole: bool = False
 
     def offsets(self, ra_deg: np.ndarray, dec_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """East and north (n,) in arcsec from the centre, in its sky-offset frame."""
@@ -104,7 +108,7 @@ def typical_square(ra_deg: np.ndarray, dec_deg: np.ndarray, usable: np.ndarray) 
 
     Usable components are counted in HEALPix cells, and the cell is taken whose number is nearest to the median over
     components (so that sparse edges count little); of equal ones the first. The square is centred on the mean of the
-    components in it.
+    components in it; where a square holds all of them, on the middle between the outermost.
     """
     from astropy import units
     from astropy_healpix import lonlat_to_healpix
@@ -112,6 +116,9 @@ def typical_square(ra_deg: np.ndarray, dec_deg: np.ndarray, usable: np.ndarray) 
     rows = np.flatnonzero(usable & np.isfinite(ra_deg))
     if not len(rows):
         raise CatalogueError("no component that uses a mask has a position; nothing can be tried")
+    whole = _square_of_all(ra_deg[rows], dec_deg[rows])
+    if whole is not None:
+        return whole
     cell = lonlat_to_healpix(ra_deg[rows] * units.deg, dec_deg[rows] * units.deg, CELLS)
     _, own, counts = np.unique(cell, return_inverse=True, return_counts=True)
     median = np.median(counts[own])
@@ -119,6 +126,24 @@ def typical_square(ra_deg: np.ndarray, dec_deg: np.ndarray, usable: np.ndarray) 
     vectors = unit_vectors(ra_deg[rows[own == chosen]], dec_deg[rows[own == chosen]])
     ra, dec = positions_of_vectors(vectors.mean(axis=0)[None])
     return Square(float(ra[0]), float(dec[0]), float((counts[own] > counts[chosen]).mean()))
+
+
+def _square_of_all(ra_deg: np.ndarray, dec_deg: np.ndarray) -> Square | None:
+    """The square about the middle between the outermost of these positions, if it holds all of them."""
+    centre = unit_vectors(ra_deg, dec_deg).mean(axis=0)
+    for _ in range(3):  # the middle of offsets from one centre is nearly, but not quite, that of offsets from another
+        ra, dec = positions_of_vectors(centre[None])
+        square = Square(float(ra[0]), float(dec[0]), 0.0, whole=True)
+        east, north = square.offsets(ra_deg, dec_deg)
+        if max(np.ptp(east), np.ptp(north)) > 2 * SIDE_DEG * 3600:  # far from a square degree: no more is to be found
+            return None
+        middle = [(offset.min() + offset.max()) / 2 / 3600 for offset in (east, north)]
+        cosine = max(np.cos(np.radians(square.dec_deg)), 1e-6)
+        moved = square.ra_deg + middle[0] / cosine, float(np.clip(square.dec_deg + middle[1], -90, 90))
+        centre = unit_vectors(np.array([moved[0]]), np.array([moved[1]]))[0]
+    ra, dec = positions_of_vectors(centre[None])
+    square = Square(float(ra[0]), float(dec[0]), 0.0, whole=True)
+    return square if len(square.inside(ra_deg, dec_deg)) == len(ra_deg) else None
 
 
 def reduced_inputs(
@@ -138,19 +163,8 @@ def reduced_inputs(
             files.append(base)
             continue
         files.append(_written(file, _inside(file, file.needed, square, margin), folder, channel))
-    there = np.searchsorted(inputs.mapped.row, rows)
-    there = there[inputs.mapped.row[np.minimum(there, len(inputs.mapped) - 1)] == rows]
-    columns = vars(inputs.mapped)
-    mapped = Mapped(np.searchsorted(rows, columns["row"][there]), *(columns[n][there] for n in list(columns)[1:]))
-    return replace(
-        inputs,
-        mapped=mapped,
-        catalogues=tuple(files),
-        rank=_ranked(inputs.rank[rows]),
-        status=inputs.status[rows],
-        origin={**inputs.origin, "square": [square.ra_deg, square.dec_deg, SIDE_DEG]},
-        corrections=_within(inputs.corrections, rows),
-    )
+    origin = {"square": [square.ra_deg, square.dec_deg, SIDE_DEG], **origin_of_part(inputs, files)}
+    return replace(part_of(inputs, files, rows), origin={**inputs.origin, **origin})
 
 
 def _inside(file: CatalogueFile, columns: Sequence[str], square: Square, margin: float) -> "pd.DataFrame":
@@ -160,33 +174,12 @@ def _inside(file: CatalogueFile, columns: Sequence[str], square: Square, margin:
 def _written(file: CatalogueFile, table: "pd.DataFrame", folder: Place, channel: int) -> CatalogueFile:
     """The catalogue of these rows of ``file``, written beside the dry run."""
     where = folder / "catalogues" / f"channel{channel}.parquet"
+    where = where.absolute() if isinstance(where, Path) else where  # `skysom why` may run in another folder
     make_directory(where.parent)
     name = ROW if ROW not in table.columns else f"{ROW}_"
     write_catalogue(table.assign(**{name: table.index.to_numpy()}).reset_index(drop=True), where, max(len(table), 1))
     ids = name if file.id_column == ROW_NUMBER else file.id_column
-    return CatalogueFile(where, file.ra_column, file.dec_column, ids, len(table))
-
-
-def _ranked(rank: np.ndarray) -> np.ndarray:
-    """Ranks without gaps, in the same order; -1 stays."""
-    used = np.flatnonzero(rank >= 0)
-    found = np.full(len(rank), -1, np.int64)
-    found[used[np.argsort(rank[used])]] = np.arange(len(used))
-    return found
-
-
-def _within(corrections: "Corrections | None", rows: np.ndarray) -> "Corrections | None":
-    """Corrections of rows that are all among sorted ``rows``, by their places in them."""
-    from skysom.engine.collation.groups import Corrections
-
-    if corrections is None:
-        return None
-    place_of = {int(row): number for number, row in enumerate(rows.tolist())}
-    together = [group for group in corrections.together if all(row in place_of for row in group)]
-    return Corrections(
-        tuple(tuple(place_of[row] for row in group) for group in together),
-        tuple(place_of[row] for row in corrections.apart if row in place_of),
-    )
+    return CatalogueFile(where, file.ra_column, file.dec_column, ids, len(table), name)
 
 
 # --- what was found -------------------------------------------------------------------------------
@@ -237,7 +230,11 @@ class _Found:
         kept = [f"{count:,} {name}" for name, count in self.statuses.items() if count and name != "ok"]
         lines = [
             f"collate: dry run of {_where(square)}, {sizes.sum():,} of {rows:,} components, in {seconds:.1f} s; "
-            f"{100 * square.crowded:.0f} % of the components that use a mask lie in denser fields",
+            + (
+                "the whole field lies in it"
+                if square.whole
+                else f"{100 * square.crowded:.0f} % of the survey's components are in more crowded places"
+            ),
             f"  {len(own):,} sources: {(sizes > 1).sum():,} of several components{biggest}{''.join(hosts)}",
         ]
         return "\n".join(lines + [f"  components without a mask: {', '.join(kept)}"] * bool(kept))

@@ -38,9 +38,9 @@ def draw_field(
     ``components``), components, name and inside (bool, whether it counts). links : (k, 2) pairs of components.
     hosts : (h, 2) offsets by label.
     """
-    figure = Figure(figsize=(12.4, 6.5))  # placed by hand: a layout engine takes as long as the collation
+    figure = Figure(figsize=(12.4, 6.8))  # placed by hand: a layout engine takes as long as the collation
     grid = figure.add_gridspec(
-        2, 4, width_ratios=[2, 0.02, 1, 1], left=0.05, right=0.99, bottom=0.08, top=0.94, wspace=0.06, hspace=0.14
+        2, 4, width_ratios=[2, 0.02, 1, 1], left=0.05, right=0.99, bottom=0.12, top=0.95, wspace=0.06, hspace=0.14
     )
     several = np.zeros(len(components), bool)
     for members in sources.loc[sources["components"] > 1, "members"]:
@@ -64,7 +64,7 @@ def draw_field(
         _scale(axes, centre, half)
         named = f"{source['name']}: {source['components']} components"
         axes.set_title(named, fontsize=8, color=style.INK, parse_math=False)
-    _legend(field, hosts)
+    _legend(figure, hosts)
     return figure
 
 
@@ -109,7 +109,8 @@ def _looks(hosts: Mapping[str, np.ndarray]) -> list[tuple[str, str, np.ndarray]]
     ]
 
 
-def _legend(axes: "Axes", hosts: Mapping[str, np.ndarray]) -> None:
+def _legend(figure: Figure, hosts: Mapping[str, np.ndarray]) -> None:
+    """In a line below the field, where nothing is drawn."""
     from matplotlib.lines import Line2D
 
     look: dict[str, Any] = {"ls": "none", "ms": 5}
@@ -119,4 +120,8 @@ def _legend(axes: "Axes", hosts: Mapping[str, np.ndarray]) -> None:
     ]
     for label, (marker, colour, _) in zip(hosts, _looks(hosts), strict=True):
         handles.append(Line2D([], [], marker=marker, color=colour, label=style.plain(label), **look))
-    style.legend(axes, handles=handles, loc="upper right", fontsize=8)
+    found = figure.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0.04, 0.0), ncols=len(handles), fontsize=9, frameon=False
+    )
+    for text in found.get_texts():
+        text.set_parse_math(False)

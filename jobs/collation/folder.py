@@ -241,6 +241,14 @@ class CollationFolder:
             say(f"collate: {wrong}: the tables have to be merged again")
         return None if wrong else found
 
+    def corrections(self) -> dict[str, Any]:
+        """The corrections of what was published last; none where nothing was, or its record is damaged."""
+        try:
+            found = self._record(self.private / "published.json")
+        except ConfigError:
+            found = None
+        return {"together": [], "apart": []} if found is None else dict(found["corrections"])
+
     def publish(self, record: Mapping[str, Any]) -> None:
         """Put the merged tables in their place, all of them or, after a kill, with the next `locked`.
 

@@ -37,6 +37,7 @@ class CatalogueFile:
     """A catalogue file and its columns of positions (degrees) and ids.
 
     path : CSV, FITS table, VOTable or Parquet. rows : how many. id_column : `ROW_NUMBER` where the rows have no ids.
+    row_column : of one that is cut from a larger catalogue, the column that has the rows of that.
     It is read in parts (a VOTable is not), so that it may be larger than memory.
     """
 
@@ -45,6 +46,7 @@ class CatalogueFile:
     dec_column: str
     id_column: str
     rows: int
+    row_column: str | None = None
 
     @property
     def needed(self) -> list[str]:
@@ -55,6 +57,11 @@ class CatalogueFile:
     def columns(self) -> list[str]:
         """Names of the columns that hold one value a row."""
         return list(_opened(self.path).schema.names)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units of the columns that have one, as the file writes them."""
+        return dict(_opened(self.path).units)
 
     def blocks(
         self, columns: Sequence[str] | None = None, rows: int = BLOCK_ROWS

@@ -85,7 +85,8 @@ def smallest_members(work: MergeWork) -> np.ndarray:
 def merge_table(work: MergeWork, name: str, smallest: np.ndarray) -> dict[str, int]:
     """Write the merged table of a name, ready to be published; a task.
 
-    Returns its rows and, of sources, how many have several components and how many components the largest has.
+    Returns its rows and, of sources, how many have several components, how many components the largest has, and under
+    ``count_column`` of a label that attaches rows how many have any.
 
     smallest : (G,) int64, ascending smallest members; the number of a source is the place of its own among them.
     """
@@ -104,7 +105,15 @@ def merge_table(work: MergeWork, name: str, smallest: np.ndarray) -> dict[str, i
                 sizes = column(table, "components")
                 counts["several"] = counts.get("several", 0) + int(np.count_nonzero(sizes > 1))
                 counts["largest"] = max(counts.get("largest", 0), int(sizes.max(initial=0)))
+                for label in work.columns.data_labels:
+                    name_of = count_column(work.columns, label)
+                    counts[name_of] = counts.get(name_of, 0) + int(np.count_nonzero(column(table, name_of)))
     return counts
+
+
+def count_column(columns: SourceColumns, label: int) -> str:
+    """The column that counts the rows a label attached."""
+    return f"{columns.slugs[label]}_count"
 
 
 def schemas(columns: SourceColumns) -> dict[str, "pa.Schema"]:

@@ -17,7 +17,7 @@ from skysom.jobs.collation.deal import BaseRows, boxes_for, deal_piece, distinct
 from skysom.jobs.collation.folder import TABLES, CollationFolder
 from skysom.jobs.collation.inputs import STATUSES, CollationInputs, Mapped
 from skysom.jobs.collation.islands import Sky, changed_rows, read_sky
-from skysom.jobs.collation.merge import MergeWork, boxes_of_ranges, merge_table, smallest_members
+from skysom.jobs.collation.merge import MergeWork, boxes_of_ranges, count_column, merge_table, smallest_members
 from skysom.jobs.collation.source_table import SourceColumns
 from skysom.jobs.output import hash_of
 from skysom.jobs.progress import Progress
@@ -214,6 +214,10 @@ class CollationRun:
             **{name: counts["rows"] for name, counts in merged.items()},
             "largest_source": merged["sources"]["largest"],
             "sources_of_several": merged["sources"]["several"],
+            "attached": {
+                self.columns.labels[label]: merged["sources"].get(count_column(self.columns, label), 0)
+                for label in self.columns.data_labels
+            },
             "corrections": {"together": len(corrections.together), "apart": len(corrections.apart)},
             "warnings": self._warnings(by_channel),
             "origin": dict(self.inputs.origin),

@@ -92,6 +92,7 @@ class SourceColumns:
             "base_channels": tuple(bool(base) for base in inputs.base_channels),
             "neuron_labels": inputs.neuron_labels,
             "flux": tuple(inputs.flux_columns),
+            "flux_units": {name: unit for name, unit in inputs.base.units.items() if name in inputs.flux_columns},
             "redshift": inputs.redshift_column,
             "id_name": inputs.base.id_column,
         }

@@ -6,14 +6,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from skysom.jobs.collation.collate import configuration
 from skysom.jobs.collation.folder import CONFIGURATION, CollationFolder
 from skysom.jobs.collation.inputs import CollationInputs
 from skysom.jobs.collation.inputs_catalogue import fingerprint
+from skysom.jobs.collation.part import part_of
 from skysom.jobs.collation.run import corrections_of
 from skysom.jobs.collation.source_table import SourceColumns
 from skysom.jobs.collation.why_images import Images, PinkImages, SurveyImages
-from skysom.jobs.collation.why_recorded import Recorded, check_finished, read_recorded, table_rows
+from skysom.jobs.collation.why_recorded import (
+    Recorded,
+    RecordedCatalogue,
+    finished_folder,
+    nothing_there,
+    read_recorded,
+    table_rows,
+)
 from skysom.jobs.errors import ConfigError, SkysomErrors
 from skysom.jobs.output import Output
 from skysom.storage import place as places
@@ -54,12 +64,37 @@ class Collation:
 
     def source_of(self, *, row: int | None = None, name: str | None = None) -> tuple[int, dict[str, Any]]:
         """The base row and the source of the component of a row, or of an id (of several the first)."""
-        key, value = ("row", row) if row is not None else ("id", name)
-        there = row is None or 0 <= row < self.inputs.base.rows
+        own = row if row is None or not self.inputs.base.row_column else self._row_in_part(row)
+        there = own is None or 0 <= own < self.inputs.base.rows
+        key, value = ("id", name) if row is None else ("row", own)
         found = table_rows(self.folder.table("components"), key, value) if there else []
+        if found:
+            return found[0]["row"], self.source(found[0]["source"])
+        what = f"id {name!r}" if row is None else f"row {row}"
+        if row is None and self._named(str(name)):
+            raise ConfigError(f"{self.folder.root} has no component with {what}; it names a source: leave out --id")
+        raise ConfigError(f"{self.folder.root} has no component with {what}; see its components.parquet")
+
+    def source_named(self, name: str) -> dict[str, Any]:
+        """The row of the source of a name; ConfigError where there is none, or there are several."""
+        found = self._named(name)
         if not found:
-            raise ConfigError(f"{self.folder.root} has no component with {key} {value!r}; see its components.parquet")
-        return found[0]["row"], self.source(found[0]["source"])
+            raise ConfigError(
+                f"{self.folder.root} has no source named {name!r}; give its number or its name, see sources.parquet, "
+                "or a component with --id"
+            )
+        if len(found) > 1:
+            numbers = ", ".join(str(each["source"]) for each in found)
+            raise ConfigError(f"{self.folder.root} has {len(found)} sources named {name!r}: {numbers}; give a number")
+        return found[0]
+
+    def _named(self, name: str) -> list[dict[str, Any]]:
+        return table_rows(self.folder.table("sources"), "name", name)
+
+    def _row_in_part(self, row: int) -> int:
+        """The row of the catalogue of a dry run that is ``row`` of the whole one, -1 where it is not in it."""
+        whole = self.inputs.base.read([str(self.inputs.base.row_column)]).iloc[:, 0].to_numpy()
+        return int(next(iter(np.flatnonzero(whole == row)), -1))
 
     @property
     def sources(self) -> int:
@@ -81,7 +116,7 @@ def open_collation(
     annotations: str | None = None,
     pink: PinkFiles | None = None,
 ) -> Collation:
-    """Make the inputs of the collation in ``directory`` again.
+    """Make the inputs of the collation in ``directory`` (or in the output there) again.
 
     Parameters
     ----------
@@ -94,13 +129,12 @@ def open_collation(
     ConfigError : nothing was published there, or not all of it; its records are damaged; or catalogues, masks or
     mapping are not those of that collation any more. Others as `inputs_from_output` and `inputs_from_pyink`.
     """
-    folder = CollationFolder(directory)
-    check_finished(folder)
+    folder = finished_folder(directory)
     published, path = folder.published(), folder.private / CONFIGURATION
     if published is None and places.exists(folder.private / "published.json"):
         raise ConfigError(f"the tables in {folder.root} are not as they were made; run the same skysom collate again")
     if published is None or not places.is_file(path):
-        raise ConfigError(f"{folder.root} holds no finished collation; make one with `skysom collate`")
+        raise nothing_there(folder)
     recorded = read_recorded(path)
     _check_there(folder, recorded)
     _check_named(folder, recorded, annotations, pink)
@@ -108,9 +142,13 @@ def open_collation(
         inputs, images = _made(recorded, folder, survey, annotations, pink)
     except (*SkysomErrors, OSError):
         # Another catalogue may be refused for any reason; that it is another one says more.
-        _check_catalogues(folder, recorded, [fingerprint(catalogue.place) for catalogue in recorded.catalogues])
+        _check_catalogues(
+            folder, recorded.whole, recorded.fingerprints, [fingerprint(file.place) for file in recorded.whole]
+        )
         raise
-    _check_catalogues(folder, recorded, inputs.origin["catalogues"])
+    _check_catalogues(folder, recorded.whole, recorded.fingerprints, inputs.origin["catalogues"])
+    if recorded.part_of is not None:
+        inputs = _cut(folder, recorded, inputs)
     inputs = replace(inputs, corrections=corrections_of(published["corrections"]))
     now = configuration(inputs, SourceColumns.of(inputs))
     changed = [name.removesuffix("_sha256") for name in SAME if now[name] != getattr(recorded, name)]
@@ -124,7 +162,8 @@ def open_collation(
 
 def _check_there(folder: CollationFolder, recorded: Recorded) -> None:
     """ConfigError for catalogues that are gone."""
-    gone = [str(catalogue.path) for catalogue in recorded.catalogues if not places.is_file(catalogue.place)]
+    named = {file.path: file for file in (*recorded.whole, *recorded.catalogues)}
+    gone = [path for path, file in named.items() if not places.is_file(file.place)]
     if gone:
         raise ConfigError(
             f"{folder.root} was made from {', '.join(gone)}, where there is no file any more; restore it, or collate "
@@ -146,9 +185,22 @@ def _check_named(folder: CollationFolder, recorded: Recorded, annotations: str |
         )
 
 
-def _check_catalogues(folder: CollationFolder, recorded: Recorded, now: Sequence[dict[str, Any]]) -> None:
-    """ConfigError where catalogues are not the files that were collated."""
-    for catalogue, then, found in zip(recorded.catalogues, recorded.fingerprints, now, strict=True):
+def _cut(folder: CollationFolder, recorded: Recorded, inputs: CollationInputs) -> CollationInputs:
+    """The inputs of a dry run, of those of the whole; ConfigError where its own catalogues have changed."""
+    files = recorded.cut()
+    _check_catalogues(folder, recorded.catalogues, recorded.parts or (), [fingerprint(file.path) for file in files])
+    rows = files[0].read([str(files[0].row_column)]).iloc[:, 0].to_numpy(np.int64)
+    return replace(part_of(inputs, files, rows), origin=inputs.origin)
+
+
+def _check_catalogues(
+    folder: CollationFolder,
+    catalogues: Sequence[RecordedCatalogue],
+    before: Sequence[dict[str, Any]],
+    now: Sequence[dict[str, Any]],
+) -> None:
+    """ConfigError where catalogues are not the files that were collated. before, now : their fingerprints."""
+    for catalogue, then, found in zip(catalogues, before, now, strict=True):
         old, new = ({key: values.get(key) for key in OF_A_FILE} for values in (then, found))
         if old == new:
             continue
@@ -185,7 +237,7 @@ def _output(recorded: Recorded, folder: CollationFolder, survey: str | Place | N
     """The output that a collation was made from."""
     if survey is not None:
         return Output(survey)
-    roots = [folder.root.parent]
+    roots = [folder.root.parent, folder.root.parent.parent]  # a dry run lies in the folder of a collation
     if recorded.annotations_folder:
         roots.insert(0, places.place(recorded.annotations_folder).parent.parent)
     for root in roots:

@@ -26,12 +26,16 @@ FIRST_LIMITS = 8.0
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Rows of a catalogue around a component: row (k,) int64, ra_deg, dec_deg (k,) and ids (k,) object of text."""
+    """Rows of a catalogue around a component: row (k,) int64, ra_deg, dec_deg (k,) and ids (k,) object of text.
+
+    whole_row : (k,) int64, of a catalogue that is cut from a larger one the rows of that; else ``row``.
+    """
 
     row: np.ndarray
     ra_deg: np.ndarray
     dec_deg: np.ndarray
     ids: np.ndarray
+    whole_row: np.ndarray
 
     def at(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
         """Positions in these arrays of ``rows``, all of which are among them."""
@@ -40,6 +44,11 @@ class Place:
     def name(self, row: int) -> str:
         """The id of a row."""
         return str(self.ids[self.at([row])[0]])
+
+    def called(self, row: int) -> str:
+        """The id of a row and, of a larger catalogue where this is a part of one, its number."""
+        name, number = self.name(row), int(self.whole_row[self.at([row])[0]])
+        return f"row {number}" if name in (str(number), f"row-{number}") else f"{name} (row {number})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +143,7 @@ def _carried(
     at = base.at(rows)
     at = at[frames.neuron[at] >= 0]
     matchable = inputs.matchable()[base.row]
-    targets = Place(base.row[matchable], base.ra_deg[matchable], base.dec_deg[matchable], base.ids[matchable])
+    targets = Place(*(column[matchable] for column in vars(base).values()))
     parts = []
     for channel, of_base in enumerate(inputs.base_channels):
         if not of_base and channel not in others:
@@ -207,12 +216,15 @@ def _read(file: CatalogueFile, centres: np.ndarray, radius_arcsec: float, named:
     from skysom.engine.collation.neighbours import neighbour_pairs, unit_vectors
 
     middle, parts = unit_vectors(*centres.T), []
-    for first, block in file.blocks(file.needed):
+    numbered = [file.row_column] if file.row_column else []
+    for first, block in file.blocks(list(dict.fromkeys([*file.needed, *numbered]))):
         ra, dec = file.positions(block)
         near = neighbour_pairs(middle, unit_vectors(ra, dec), min(radius_arcsec, 648_000))[1]
         own = named[(named >= first) & (named < first + len(block))] - first
         found = np.union1d(near, own)
-        parts.append((first + found, ra[found], dec[found], _ids(file, block.iloc[found], first + found)))
+        rows, chosen = first + found, block.iloc[found]
+        whole = chosen[numbered[0]].to_numpy(np.int64) if numbered else rows
+        parts.append((rows, ra[found], dec[found], _ids(file, chosen, rows), whole))
     return Place(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

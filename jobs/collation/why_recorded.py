@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skysom.jobs.collation.folder import CollationFolder
 from skysom.jobs.collation.inputs_assembly import CollateOptions
-from skysom.jobs.collation.inputs_catalogue import CatalogueChoice
+from skysom.jobs.collation.inputs_catalogue import CatalogueChoice, CatalogueFile
 from skysom.jobs.errors import ConfigError
 from skysom.storage import place as places
 from skysom.storage.catalogue import parquet_source
@@ -54,6 +54,21 @@ class Recorded(BaseModel):
     flux_columns: list[str] | None = Field(None, alias="origin.flux_columns")
     redshift_column: str | None = Field(None, alias="origin.redshift_column")
     excluded: list[int] | None = Field(None, alias="origin.excluded_neurons")
+    part_of: list[RecordedCatalogue] | None = Field(None, alias="origin.part_of")
+    part_rows: list[str] | None = Field(None, alias="origin.part_rows")
+    parts: list[dict[str, Any]] | None = Field(None, alias="origin.parts")
+
+    @property
+    def whole(self) -> list[RecordedCatalogue]:
+        """The catalogues that it was made from: of a dry run those that its own are cut from."""
+        return self.catalogues if self.part_of is None else self.part_of
+
+    def cut(self) -> tuple[CatalogueFile, ...]:
+        """The catalogues of a dry run; none of others."""
+        if self.part_of is None:
+            return ()
+        columns = zip(self.catalogues, self.part_rows or (), strict=True)
+        return tuple(CatalogueFile(file.place, *file[1:], rows) for file, rows in columns)
 
     def annotations(self) -> str | None:
         """The folder of the version of annotations that was used; None where they were the peer's."""
@@ -69,7 +84,7 @@ class Recorded(BaseModel):
         path = folder / "actions.toml"
         path.write_text("".join(lines), encoding="utf-8", newline="\n")
         return CollateOptions(
-            catalogues=tuple(CatalogueChoice(*catalogue[:4]) for catalogue in self.catalogues),
+            catalogues=tuple(CatalogueChoice(*catalogue[:4]) for catalogue in self.whole),
             actions=str(path),
             sort=self.sort,
             pixel_scale_arcsec=self.pixel_scale_arcsec,
@@ -86,7 +101,10 @@ def read_recorded(path: Place) -> Recorded:
     """The configuration in a file; ConfigError where it is damaged, or not that of inputs that can be made again."""
     try:
         found = Recorded.model_validate_json(places.read_bytes(path))
-        if len(found.fingerprints) != len(found.catalogues):
+        counts = {len(found.catalogues), len(found.whole), len(found.fingerprints)}
+        if found.part_of is not None:
+            counts |= {len(found.parts or ()), len(found.part_rows or ())}
+        if len(counts) > 1:
             raise ValueError(f"{len(found.catalogues)} catalogues, fingerprints of {len(found.fingerprints)}")
         return found
     except ValidationError as error:
@@ -97,6 +115,21 @@ def read_recorded(path: Place) -> Recorded:
     raise ConfigError(
         f"{path} is damaged, or does not say what the collation was made from ({what}); collate again with --redo"
     ) from None
+
+
+def finished_folder(directory: str | Place) -> CollationFolder:
+    """The folder of a collation; of an output that of its own. Raises as `check_finished`."""
+    folder = CollationFolder(directory)
+    own = CollationFolder(folder.root / "collation")
+    if not places.exists(folder.table("sources")) and places.exists(own.table("sources")):
+        folder = own
+    check_finished(folder)
+    return folder
+
+
+def nothing_there(folder: CollationFolder) -> ConfigError:
+    """What is said where nothing was collated."""
+    return ConfigError(f"{folder.root} holds no finished collation; make one with `skysom collate`")
 
 
 def check_finished(folder: CollationFolder) -> None:

@@ -1,10 +1,12 @@
 """Why components are one source, in words: whose mask linked what, in which order, and what it left alone."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from skysom.engine.collation.actions import Effect
+from skysom.engine.collation.groups import Groups
 from skysom.engine.collation.reference import Played, play
 from skysom.jobs.collation.inputs import CollationInputs
 from skysom.jobs.collation.why_island import Island, Place
@@ -90,6 +92,8 @@ class _Teller:
         if len(kept) < 2:
             return "alone, so nothing is linked" if kept else "all of them are isolated"
         words = "they are one source" if source in rows else "they are linked, but not to the component itself"
+        if self.inputs.corrections is not None and set(kept) & set(self.inputs.corrections.apart):
+            words += ", were it not for what was done by hand"
         return words if len(kept) == len(rows) else f"{words}, but for those that are isolated"
 
     def _isolated_at(self, row: int, count: int) -> int | None:
@@ -155,6 +159,8 @@ class _Teller:
         groups = self.island.groups
         place = np.searchsorted(groups.rows, row)
         if place < len(groups.rows) and groups.rows[place] == row:
+            if by_hand := self._taken_apart(row):
+                return by_hand
             label = int(groups.isolated[place])
             if label >= 0:
                 return f"isolated by “{self.inputs.labels[label]}”"
@@ -165,6 +171,27 @@ class _Teller:
             if carriers:
                 return f"the mask of {self._names(carriers)} would have linked it, but was not used"
         return "under no linking label of a mask that was used"
+
+    def _taken_apart(self, row: int) -> str:
+        """Words for a row that would be of this source without corrections; none for others."""
+        corrections = self.inputs.corrections
+        if corrections is None or not corrections.apart:
+            return ""
+        group_of = dict(zip(self.island.groups.rows.tolist(), self.without.group_of.tolist(), strict=True))
+        if group_of[row] not in [group_of[member] for member in self.members]:
+            return ""
+        if row in corrections.apart:
+            return "taken apart by hand"
+        alone = sorted(set(corrections.apart) & {r for r, group in group_of.items() if group == group_of[row]})
+        return f"by hand, {self._base(alone)} lost all links"
+
+    @cached_property
+    def without(self) -> Groups:
+        """The groups of the island without corrections."""
+        from skysom.engine.collation.grouping import group
+
+        inputs, rows = self.inputs, self.island.groups.rows
+        return group(self.island.carried, rows, inputs.rank[rows], inputs.actions, inputs.base_channels)
 
     def _would_link(self, row: int) -> list[int]:
         """Members, or the row itself, whose unused masks tie the two."""
@@ -183,7 +210,7 @@ class _Teller:
     # --- names ------------------------------------------------------------------------------------
 
     def _name(self, row: int) -> str:
-        return _called(self.island.base, row)
+        return self.island.base.called(row)
 
     def _names(self, rows: Iterable[int]) -> str:
         return ", ".join(self._name(row) for row in rows)
@@ -200,13 +227,8 @@ class _Teller:
         away = dict(zip(carried.row[own].tolist(), carried.separation_arcsec[own].tolist(), strict=True))
         named = sorted(rows, key=lambda row: away[row])
         more = len(named) - MOST_LISTED
-        words = [f"{_called(place, row)} at {away[row]:.1f}″" for row in named[:MOST_LISTED]]
+        words = [f"{place.called(row)} at {away[row]:.1f}″" for row in named[:MOST_LISTED]]
         return ", ".join(words) + (f" and {more} more" if more > 0 else "")
-
-
-def _called(place: Place, row: int) -> str:
-    name = place.name(row)
-    return f"row {row}" if name in (str(row), f"row-{row}") else f"{name} (row {row})"
 
 
 def _separations(base: Place, members: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

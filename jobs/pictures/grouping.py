@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import AsinhNorm
 from matplotlib.lines import Line2D
 
 from skysom.engine.errors import ReadingError
@@ -19,8 +20,17 @@ from skysom.jobs.pictures.images import draw_image
 from skysom.jobs.pictures.masks import OUTLINES, outline
 
 MEMBER, HOST, NEIGHBOUR, ISOLATED = "#ffffff", "#ff9f1c", "#9aa3b2", "#ff5d5d"
+LEGEND_GROUND = "#3a3f4b"
+MARKED = (
+    *dict.fromkeys([*OUTLINES, MEMBER, HOST, NEIGHBOUR, ISOLATED, LEGEND_GROUND, style.ACCENT, style.INK, style.MUTED]),
+)
+"""Colours that must stay what they are where a picture is given fewer."""
 MOST_NAMED = 9
 """Members that are numbered in a picture; of more the others are dots."""
+LINEAR_SCATTERS = 3.0
+"""Brightness rises linearly to so many standard deviations of the noise."""
+THIN, THIN_WIDTH = "#dfe3ea", 0.9
+"""Of the line in the legend that stands for all thin ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,20 +134,28 @@ def draw_grouping(
     _compass(axes)
     axes.set(xlim=(-0.5, shape[1] - 0.5), ylim=(-0.5, shape[0] - 0.5))
     if handles := _handles([picture] if legend is None else legend):
-        look = {"facecolor": "#3a3f4b", "labelcolor": "white", "framealpha": 1, "handlelength": 1.8}
+        look = {"facecolor": LEGEND_GROUND, "labelcolor": "white", "framealpha": 1, "handlelength": 1.8}
         style.legend(axes, handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, **look)
     return style.titled(axes, title)
 
 
 def _contrast(image: np.ndarray, stretch: style.Stretch) -> Any:
-    """From about the noise below the background to nearly the brightest pixel, so that faint emission shows."""
-    finite = image[np.isfinite(image)]
+    """From about the noise below the background to nearly the brightest pixels of the middle, where the source is.
+
+    ``asinh`` is linear to `LINEAR_SCATTERS` of the noise, so that faint hosts show beside a bright star.
+    """
+    quarter = [size // 4 for size in image.shape]
+    inner = image[quarter[0] : image.shape[0] - quarter[0], quarter[1] : image.shape[1] - quarter[1]]
+    finite, near = image[np.isfinite(image)], inner[np.isfinite(inner)]
     if not finite.size:
         return style.brightness(np.zeros((1, 1)), "linear")
     middle = float(np.median(finite))
     scatter = 1.4826 * float(np.median(np.abs(finite - middle)))
-    high = max(float(np.quantile(finite, 0.995)), middle + 8 * scatter)
-    return style.brightness(image, stretch, middle - 1.5 * scatter, high)
+    high = max(float(np.quantile(near if near.size else finite, 0.99)), middle + 8 * scatter)
+    low = middle - 1.5 * scatter
+    if stretch == "asinh" and scatter > 0:
+        return AsinhNorm(LINEAR_SCATTERS * scatter, low, high)
+    return style.brightness(image, stretch, low, high)
 
 
 def _pixels(picture: SourcePicture, places: np.ndarray) -> np.ndarray:
@@ -157,20 +175,25 @@ class _Points:
     colour: str
     numbers: Sequence[int] = ()
     shift: tuple[int, int] = (6, 6)
+    thin: bool = False
 
     def draw(self, axes: Axes, pixels: np.ndarray) -> None:
         look: dict[str, Any] = {"marker": self.marker, "s": self.size, "zorder": 4}
         # a dark rim shows on bright pixels
-        for colour, width in ((style.INK, 3.2), (self.colour, 1.5)):
+        for colour, width in ((style.INK, 2.2 if self.thin else 3.2), (self.colour, self._width)):
             own: dict[str, Any] = {"c": colour} if self.marker == "x" else {"edgecolors": colour, "facecolors": "none"}
             axes.scatter(pixels[:, 0], pixels[:, 1], linewidths=width, **look, **own)
         for number, place in zip(self.numbers, pixels, strict=False):
             if number < MOST_NAMED:
                 _write(axes, str(number + 1), place, self.colour, self.shift)
 
+    @property
+    def _width(self) -> float:
+        return 0.9 if self.thin else 1.5
+
     def handle(self) -> Line2D:
         size = 0.9 * np.sqrt(self.size)
-        look = {"marker": self.marker, "ms": size, "color": self.colour, "mfc": "none", "ls": "", "mew": 1.5}
+        look = {"marker": self.marker, "ms": size, "color": self.colour, "mfc": "none", "ls": "", "mew": self._width}
         return Line2D([], [], label=f"{self.name} ({len(self.places)})", **look)
 
 
@@ -183,12 +206,13 @@ def _points_of(picture: SourcePicture) -> list[_Points]:
     ranks = range(len(picture.hosts))
     found = [
         _Points("of other sources", picture.neighbours[inside], "x", 30, NEIGHBOUR),
-        _Points("candidates by other masks", picture.other_hosts, "D", 10, HOST),
+        _Points("candidates by other masks", picture.other_hosts, "D", 150, HOST, thin=True),
         _Points("host candidates, by rank", picture.hosts, "D", 26, HOST, ranks, (6, -11)),
     ]
+    gives = "member whose mask gives the hosts" if ranks else "member whose mask counts"
     kinds = (
         (~first & ~alone, "member", "o", 46, MEMBER),
-        (first & ~alone, "member whose mask gives the hosts", "*", 150, MEMBER),
+        (first & ~alone, gives, "*", 150, MEMBER),
         (alone, "isolated", "X", 60, ISOLATED),
     )
     for chosen, name, marker, size, colour in kinds:
@@ -199,16 +223,19 @@ def _points_of(picture: SourcePicture) -> list[_Points]:
 def _handles(pictures: Sequence[SourcePicture]) -> list[Line2D]:
     """One entry a label and a kind of point, in the order of the pictures; masks first."""
     found: dict[str, Line2D] = {}
-    for mask in (mask for picture in pictures for mask in picture.masks):
+    masks = [mask for picture in pictures for mask in picture.masks]
+    for mask in masks:
         if mask.first or mask.label not in found:
             found[mask.label] = Line2D([], [], label=f"mask “{style.plain(mask.label)}”", **_look(mask))
+    if {mask.first for mask in masks} == {True, False}:
+        found["thin"] = Line2D([], [], label="thin: masks of other members", color=THIN, linewidth=THIN_WIDTH)
     for points in (points for picture in pictures for points in _points_of(picture)):
         found.setdefault(f"points {points.name}", points.handle())
     return list(found.values())
 
 
 def _look(mask: MaskOnSky) -> dict[str, Any]:
-    width, alpha = (2.0, 1.0) if mask.first else (0.9, 0.75)
+    width, alpha = (2.0, 1.0) if mask.first else (THIN_WIDTH, 0.75)
     dash = style.DASHES[mask.number % len(style.DASHES)]
     return {"color": OUTLINES[mask.number % len(OUTLINES)], "linewidth": width, "linestyle": dash, "alpha": alpha}
 

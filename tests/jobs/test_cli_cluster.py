@@ -55,15 +55,15 @@ def test_slurm_prints_a_script(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_file_is_overwritten_only_by_force(tmp_path):
+def test_a_file_is_overwritten_only_when_asked(tmp_path):
     path = tmp_path / "job.sh"
     said = _call(*SLURM, "--to", str(path))
     assert f"sbatch {path}" in said
     first = path.read_text()
-    with pytest.raises(LaunchError, match="--force"):
+    with pytest.raises(LaunchError, match="--overwrite"):
         _call(*SLURM, "--nodes", "9", "--to", str(path))
     assert path.read_text() == first
-    _call(*SLURM, "--nodes", "9", "--to", str(path), "--force")
+    _call(*SLURM, "--nodes", "9", "--to", str(path), "--overwrite")
     assert "--nodes=9" in path.read_text()
     assert list(tmp_path.iterdir()) == [path]
 

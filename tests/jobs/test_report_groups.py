@@ -1,6 +1,8 @@
 """The report's section on collated sources: counted in one pass, examples drawn, and what is gone is said."""
 
+import base64
 import importlib.util
+import io
 import json
 import re
 import shutil
@@ -12,12 +14,16 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
 
 from skysom.jobs.collation.collate import collate
 from skysom.jobs.collation.inputs_assembly import CollateOptions
 from skysom.jobs.collation.inputs_output import inputs_from_output
+from skysom.jobs.pictures.grouping import HOST, MEMBER
 from skysom.jobs.report import write_report
-from skysom.jobs.report_groups import groups_section, read_groups
+from skysom.jobs.report_groups import figure_uri, groups_section, read_groups
 from skysom.storage.survey import ArraySpec, Survey
 
 for _name in ("random_skies", "collation_survey"):
@@ -70,6 +76,20 @@ def test_the_section_shows_and_escapes(output):
     assert "A double of median size" in html
     assert len(re.findall(r'src="data:image/png;base64,[A-Za-z0-9+/=]{1000,}"', html)) >= 2
     assert "used its mask" in html
+
+
+def test_colours_that_mean_something_stay():
+    figure = Figure(figsize=(4, 3))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(np.random.default_rng(1).random((40, 40, 3)))  # would take all of a palette
+    axes.plot([2, 30], [20, 20], color=HOST, lw=3, antialiased=False)
+    axes.plot([2, 30], [25, 25], color=MEMBER, lw=3, antialiased=False)
+    shown = Image.open(io.BytesIO(base64.b64decode(figure_uri(figure, 64).partition(",")[2]))).convert("RGB")
+    pixels = np.asarray(shown).reshape(-1, 3)
+    for colour in (HOST, MEMBER):
+        wanted = np.round(255 * np.array(to_rgb(colour)))
+        assert (pixels == wanted).all(axis=1).sum() > 500
+    assert len(np.unique(pixels, axis=0)) <= 64
 
 
 def test_warnings_of_the_collation_are_shown(output):

@@ -41,7 +41,7 @@ def test_sources_of_an_output(output, capsys):
     assert members(folder) == [[row, row + 1] for row in range(0, 60, 2)]
     said = capsys.readouterr()
     assert said.out.splitlines() == [
-        "30 sources of 60 components: 30 of several, the largest of 2",
+        "30 sources of 60 components: 30 of several, the largest of 2; 30 with 'IR Host'",
         f"sources: {folder}/sources.parquet",
     ]
     assert "59 of 60 components use a mask (1 not_mapped)" in said.err
@@ -80,16 +80,26 @@ def test_a_larger_base_hosts_flux_and_redshift(output, tmp_path, capsys):
     assert collate(*arguments, "--output", tmp_path / "out", "--redo") == 0
 
 
-def test_corrections_change_only_what_they_name(output, tmp_path):
+def test_corrections_change_only_what_they_name(output, tmp_path, capsys):
     folder, corrections = output.root / "collation", tmp_path / "corrections.toml"
     assert collate(output.root) == 0
     corrections.write_text('together = [["s0", "s2"]]\napart = ["s7"]')
+    capsys.readouterr()
     assert collate(output.root, "--corrections", corrections) == 0
+    assert "corrections: 1 apart, 1 together; 2 islands grouped again" in capsys.readouterr().err
     assert members(folder)[:4] == [[0, 1, 2, 3], [4, 5], [6], [7]]
     assert members(folder)[4:] == [[row, row + 1] for row in range(8, 60, 2)]
     assert json.loads((folder / "collation.json").read_text())["grouped"]["rows"] == 6
     assert collate(output.root) == 0
+    taken_back = "WARNING: the corrections this collation held are taken back (give --corrections again to keep them)"
+    assert taken_back in capsys.readouterr().err
     assert members(folder) == [[row, row + 1] for row in range(0, 60, 2)]
+    assert collate(output.root) == 0
+    assert "taken back" not in capsys.readouterr().err
+    assert collate(output.root, "--corrections", corrections, "--redo") == 0
+    assert "corrections: 1 apart, 1 together\n" in capsys.readouterr().err
+    assert collate(output.root, "--redo") == 0
+    assert taken_back in capsys.readouterr().err
 
 
 def test_columns_of_each_catalogue_in_their_order(output, tmp_path):
@@ -119,10 +129,10 @@ def test_columns_of_each_catalogue_in_their_order(output, tmp_path):
         ),
         (["OUTPUT", "-c", "nowhere.csv"], "--catalogue nowhere.csv: there is no such file"),
         (["OUTPUT", "--output", "memory://x"], "would be gone when this command ends"),
-        (["OUTPUT", "--memory-gb", "0.001"], "of memory are projected"),
-        (["OUTPUT", "--memory-gb", "nan"], "nan GB of memory are allowed (--memory-gb); give a number above 0"),
-        (["OUTPUT", "--memory-gb", "-3"], "-3 GB of memory are allowed"),
-        (["OUTPUT", "--memory-gb", "0"], "0 GB of memory are allowed"),
+        (["OUTPUT", "--memory-gb", "0.001"], "of memory is projected"),
+        (["OUTPUT", "--memory-gb", "nan"], "nan GB of memory is allowed (--memory-gb); give a number above 0"),
+        (["OUTPUT", "--memory-gb", "-3"], "-3 GB of memory is allowed"),
+        (["OUTPUT", "--memory-gb", "0"], "0 GB of memory is allowed"),
         (["OUTPUT", "--flux", "flux", "--flux", "flux"], "--flux flux is given 2 times; give it once"),
         (["OUTPUT", "--som-name", "other"], "run `skysom map --som-name other` first"),
         (["nowhere"], "nowhere"),
@@ -140,6 +150,8 @@ def test_what_cannot_be_collated_is_said_in_a_sentence(output, capsys, monkeypat
 def test_the_help_teaches(capsys):
     assert main(["collate", "--help"]) == 0
     said = capsys.readouterr().out
+    assert said.count("-c components.parquet") == 2  # of a map of two channels both commands need both catalogues
+    assert said.count("-c infrared.parquet") == 2
     for word in ("LINK", "DATA_ATTACH", "--dry-run", "--separation-limit", "som.bin.results.pkl", "actions.toml"):
         assert word in said
 

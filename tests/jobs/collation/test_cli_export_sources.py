@@ -80,12 +80,32 @@ def test_regions_of_chosen_sources(collated: tuple[Path, pa.Table], tmp_path: Pa
 
 def test_files_are_replaced_only_when_asked(collated: tuple[Path, pa.Table], tmp_path: Path) -> None:
     run(collated[0], tmp_path / "s.vot")
-    with pytest.raises(ExportError, match="is there already"):
+    with pytest.raises(ExportError, match="is there already; write elsewhere, or give --overwrite"):
         run(collated[0], tmp_path / "s.vot")
-    run(collated[0], tmp_path / "s.vot", "--force", "--where", "components > 100")
+    run(collated[0], tmp_path / "s.vot", "--overwrite", "--where", "components > 100")
     assert len(Table.read(tmp_path / "s.vot")) == 0
-    with pytest.raises(CatalogueError, match="cannot be read"):
-        run(tmp_path, tmp_path / "t.vot")
+
+
+def test_columns_that_are_not_there_are_told_with_those_that_are(
+    collated: tuple[Path, pa.Table], tmp_path: Path
+) -> None:
+    for name in ("s.reg", "s.fits"):
+        with pytest.raises(
+            CatalogueError, match=r"'size_arcsc'.*did you mean 'size_arcsec'\?.* size_arcsec, .*curvature"
+        ):
+            run(collated[0], tmp_path / name, "--where", "size_arcsc > 60")
+        with pytest.raises(CatalogueError, match="has lists in its column 'members'"):
+            run(collated[0], tmp_path / name, "--where", "members > 60")
+        assert not (tmp_path / name).exists()
+
+
+def test_where_nothing_was_collated(collated: tuple[Path, pa.Table], tmp_path: Path) -> None:
+    for given in (tmp_path, tmp_path / "none", tmp_path / "none" / "sources.parquet"):
+        with pytest.raises(ConfigError, match="holds no finished collation; make one with `skysom collate`"):
+            run(given, tmp_path / "t.vot")
+    shutil.copytree(collated[0], tmp_path / "survey" / "collation")  # an output has its collation in it
+    run(tmp_path / "survey", tmp_path / "t.vot")
+    assert len(Table.read(tmp_path / "t.vot")) == len(collated[1])
 
 
 def test_folders_that_are_not_there_are_refused_at_once(collated: tuple[Path, pa.Table], tmp_path: Path) -> None:
@@ -94,7 +114,7 @@ def test_folders_that_are_not_there_are_refused_at_once(collated: tuple[Path, pa
     assert not (tmp_path / "none").exists()
     (tmp_path / "s.fits").mkdir()
     with pytest.raises(ExportError, match="is a directory; give a file in it"):
-        run(collated[0], tmp_path / "s.fits", "--force")
+        run(collated[0], tmp_path / "s.fits", "--overwrite")
 
 
 def test_tables_of_two_collations_are_refused(collated: tuple[Path, pa.Table], tmp_path: Path) -> None:

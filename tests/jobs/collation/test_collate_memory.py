@@ -48,17 +48,17 @@ def sparse(tmp_path_factory):
 def test_more_memory_than_allowed_is_refused(sparse, tmp_path, capsys):
     needed = projection(sparse, CollateSettings(threads=2, rows_per_box=40)).total
     with pytest.raises(
-        ConfigError, match=rf"{needed / 1e9:.2f} GB of memory are projected .* 0.1 are allowed; give fewer"
+        ConfigError, match=rf"{needed / 1e9:.2f} GB of memory is projected .* 0.1 GB is allowed; give fewer"
     ):
         run(sparse, tmp_path / "out", threads=2, memory_gb=0.1)
-    assert f"150 components; at most {needed / 1e9:.2f} GB of memory are projected" in capsys.readouterr().err
+    assert f"150 components; at most {needed / 1e9:.2f} GB of memory is projected" in capsys.readouterr().err
     assert projection(sparse, CollateSettings(threads=1, rows_per_box=40)).total < needed
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("allowed", [0, -1.0, math.nan, math.inf])
 def test_memory_is_a_number_above_0(allowed):
-    with pytest.raises(ConfigError, match=r"GB of memory are allowed \(--memory-gb\); give a number above 0"):
+    with pytest.raises(ConfigError, match=r"GB of memory is allowed \(--memory-gb\); give a number above 0"):
         CollateSettings(memory_gb=allowed)
 
 

@@ -1,6 +1,7 @@
 """The dry run: one typical square degree, equal to the same part of the whole, and nothing else touched."""
 
 import importlib.util
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from astropy.coordinates import SkyCoord
 from matplotlib.image import imread
 
 from skysom.engine.collation.groups import Corrections
@@ -18,6 +20,9 @@ from skysom.jobs.collation.dry_run_picture import draw_field
 from skysom.jobs.collation.inputs_assembly import CollateOptions
 from skysom.jobs.collation.inputs_catalogue import CatalogueChoice
 from skysom.jobs.collation.inputs_output import inputs_from_output
+from skysom.jobs.collation.why import why
+from skysom.jobs.collation.why_inputs import open_collation
+from skysom.jobs.errors import ConfigError
 from skysom.storage.errors import CatalogueError
 from skysom.storage.survey import Survey
 
@@ -99,6 +104,36 @@ def test_the_command(survey, tmp_path, capsys):
     assert all(folder in path.parents for path in after.keys() - before.keys())
 
 
+def test_why_tells_of_a_dry_run(survey, tmp_path):
+    """Its inputs are those of the whole, for the rows that are in it; rows are told as the whole catalogue has them."""
+    _, inputs, hosts = survey
+    found = dry_run(inputs, tmp_path, SETTINGS)
+    collation = open_collation(found.folder)
+    assert collation.inputs.base.rows < ROWS / 2
+    base = pd.read_parquet(found.folder / "catalogues" / "channel0.parquet")
+    record = collation.source(3)
+    told = why(collation.inputs, int(record["members"][0]), images=None, source=record)
+    assert told.members.tolist() == record["members"]
+    rows = base["catalogue_row"][record["members"]].tolist()
+    for name, row in zip(record["member_ids"], rows, strict=True):
+        assert f"{name} (row {row})" in told.text
+        assert collation.source_of(row=row)[1]["source"] == 3
+    first = pd.read_parquet(found.folder / "catalogues" / "channel1.parquet")["catalogue_row"]
+    assert f"row {first[told.hosts[1][0]]} at" in told.text
+    outside = np.setdiff1d(np.arange(ROWS), base["catalogue_row"])[0]
+    with pytest.raises(ConfigError, match=f"no component with row {outside}"):
+        collation.source_of(row=int(outside))
+    kept = hosts.read_text()
+    hosts.write_text(kept + "1.0,2.0,3.0\n")
+    with pytest.raises(ConfigError, match=f"made from another {re.escape(str(hosts))}"):
+        open_collation(found.folder)
+    hosts.write_text(kept)
+    cut = found.folder / "catalogues" / "channel0.parquet"
+    base.iloc[::-1].to_parquet(cut)
+    with pytest.raises(ConfigError, match=f"made from another {re.escape(str(cut))}"):
+        open_collation(found.folder)
+
+
 # --- which square ---------------------------------------------------------------------------------
 
 
@@ -119,6 +154,23 @@ def test_the_square_is_one_of_median_density():
     ra[:] = np.nan
     with pytest.raises(CatalogueError):
         typical_square(ra, dec, usable)
+
+
+@pytest.mark.parametrize(("ra", "dec"), [(0.0, 0.0), (359.9, 45.0), (187.3, 75.0), (40.0, -89.0)])
+def test_a_survey_that_fits_into_the_square_lies_in_its_middle(ra, dec):
+    rng, square = np.random.default_rng(5), Square(ra, dec, 0.5)
+    east, north = rng.uniform(-0.35, 0.35, 400), rng.uniform(-0.35, 0.35, 400)
+    north[:300] = rng.uniform(0.2, 0.35, 300)  # most lie at one side
+    centre = SkyCoord(ra, dec, unit="deg").skyoffset_frame()
+    sky = SkyCoord(east, north, unit="deg", frame=centre).icrs
+    found = typical_square(sky.ra.deg, sky.dec.deg, np.ones(400, bool))
+    assert found.whole
+    assert len(found.inside(sky.ra.deg, sky.dec.deg)) == 400
+    for offsets in found.offsets(sky.ra.deg, sky.dec.deg):
+        assert abs(offsets.min() + offsets.max()) < 40  # arcsec; that of the mean is 600 off
+    wide = SkyCoord(2 * east, 2 * north, unit="deg", frame=centre).icrs
+    assert not typical_square(wide.ra.deg, wide.dec.deg, np.ones(400, bool)).whole
+    assert not square.whole
 
 
 @pytest.mark.parametrize(("ra", "dec"), [(0.0, 0.0), (359.9, 45.0), (120.0, 89.8), (10.0, -90.0)])
@@ -160,7 +212,7 @@ def test_a_field_without_links_or_hosts_is_drawn():
     none = np.empty((0, 2))
     figure = draw_field(np.zeros((2, 2)), sources, none.astype(int), {"Host": none, "Other": none})
     assert len(figure.axes) == 1
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["alone", "linked", "Host", "Other"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["alone", "linked", "Host", "Other"]
 
 
 def test_a_catalogue_without_rows_in_the_square(survey, tmp_path):

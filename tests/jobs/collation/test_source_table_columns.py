@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
 from astropy.io.votable.ucd import check_ucd
@@ -135,14 +136,16 @@ def test_as_many_actions_as_labels() -> None:
         SourceColumns(("a", "b"), actions_for(["a"], {"a": "PASS"}), ((0,), (0,)))
 
 
-def test_columns_of_inputs() -> None:
+def test_columns_of_inputs(tmp_path: Path) -> None:
     none = np.zeros(0)
     planes = np.zeros((3, 2, 8, 8), np.uint64)
     planes[1, 0, 4, 4] |= np.uint64(1)
     planes[2, 1, 0, 0] |= np.uint64(2)
     planes[2, 0, 7, 0] |= np.uint64(2)
     labels = ("a", "b", "c")
-    catalogue = CatalogueFile(Path("base.parquet"), "ra", "dec", "Component_name", 10)
+    fields = [pa.field("ra", pa.float64()), pa.field("S", pa.float64(), metadata={"unit": "mJy"})]
+    pq.write_table(pa.table([[1.0], [2.0]], schema=pa.schema(fields)), tmp_path / "base.parquet")
+    catalogue = CatalogueFile(tmp_path / "base.parquet", "ra", "dec", "Component_name", 10)
     inputs = CollationInputs(
         mapped=Mapped(none, none, none, none, none),
         catalogues=(catalogue, replace(catalogue, path=Path("ir.parquet"))),
@@ -163,3 +166,4 @@ def test_columns_of_inputs() -> None:
     assert (made.base_channels, made.flux, made.redshift, made.prefix) == ((True, False), ("S",), "z", "VLASS ")
     assert "b_channels" in made.schema.names
     assert text_of(made.component_schema.field("id"), "description").startswith("Component_name")
+    assert text_of(made.schema.field("S_sum"), "unit") == "mJy"

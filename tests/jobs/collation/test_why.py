@@ -18,6 +18,7 @@ from skysom.engine.collation.actions import actions_for
 from skysom.engine.collation.groups import Corrections
 from skysom.jobs.cli_why import why_command
 from skysom.jobs.collation.collate import collate
+from skysom.jobs.collation.folder import CollationFolder
 from skysom.jobs.collation.inputs import CatalogueFile, CollationInputs, Mapped
 from skysom.jobs.collation.inputs_assembly import CollateOptions
 from skysom.jobs.collation.inputs_catalogue import CatalogueChoice
@@ -150,7 +151,21 @@ def test_corrections_are_told(tmp_path):
     found = why(inputs, 0)
     assert found.members.tolist() == [0, 2]
     assert "By hand: A0 (row 0), A2 (row 2) were put together." in found.text
-    assert "By hand: A1 (row 1) lost all links to others." in why(inputs, 1).text
+    other = why(inputs, 1).text
+    assert "By hand: A1 (row 1) lost all links to others." in other
+    assert "A0 (row 0), A1 (row 1): they are one source, were it not for what was done by hand." in other
+    assert "Not of this source: A0 (row 0), 20.0″ away: by hand, A1 (row 1) lost all links." in other
+    assert "Not of this source: A1 (row 1), 20.0″ away: taken apart by hand." in found.text
+    assert "A2 (row 2), 50.0″ away: under no linking label" in other
+
+
+def test_what_hung_together_by_a_component_that_was_taken_apart(tmp_path):
+    # the mask of A1 lies over its neighbours, which do not reach each other
+    inputs = line_of_components(tmp_path, [20.0, 20.0], rank=np.array([1, 0, 2]))
+    assert why(inputs, 0).members.tolist() == [0, 1, 2]
+    found = why(replace(inputs, corrections=Corrections((), (0,))), 2)
+    assert found.members.tolist() == [1, 2]
+    assert "Not of this source: A0 (row 0), 20.0″ away: taken apart by hand." in found.text
 
 
 def test_a_component_without_a_position(tmp_path):
@@ -305,6 +320,23 @@ def test_the_command_tells_and_draws(collated, tmp_path):
     assert (tmp_path / "why.png").stat().st_size > 10_000
     assert "s1" in command(folder, "--id", "s1").output
     assert command(folder, "--row", 3).exit_code == 0
+    assert "Source 0, J" in command(collated.root, 0).output  # an output has its collation in it
+
+
+def test_a_source_by_its_name(collated):
+    folder = collated.root / "collation"
+    sources = pd.read_parquet(folder / "sources.parquet")
+    name, number = sources["name"][7], sources["source"][7]
+    assert f"Source {number}, {name}:" in command(folder, name).output
+    assert "it names a source: leave out --id" in str(command(folder, "--id", name).exception)
+    assert "has no source named 'J000'" in str(command(folder, "J000").exception)
+    found = open_collation(folder)
+    twice = sources.assign(name=sources["name"].where(sources["source"] != 9, name))
+    elsewhere = replace(found, folder=CollationFolder(folder.parent / "twice"))
+    elsewhere.folder.root.mkdir()
+    twice.to_parquet(elsewhere.folder.table("sources"))
+    with pytest.raises(ConfigError, match=r"2 sources named .*: 7, 9; give a number"):
+        elsewhere.source_named(name)
 
 
 def test_the_command_refuses(collated):

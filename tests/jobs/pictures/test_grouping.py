@@ -75,6 +75,7 @@ def test_everything_is_told_of_in_the_legend(rendered):
     assert legend_of(axes) == [
         "mask “related”",
         "mask “host”",
+        "thin: masks of other members",
         "of other sources (1)",
         "candidates by other masks (1)",
         "host candidates, by rank (2)",
@@ -84,6 +85,31 @@ def test_everything_is_told_of_in_the_legend(rendered):
     ]
     written = [text.get_text() for text in axes.texts]
     assert {"1", "2", "3", "N", "E", "20″"} <= set(written)
+
+
+def test_without_hosts_the_star_is_of_the_mask_that_counts(rendered):
+    said = legend_of(rendered(draw_grouping(None, picture(hosts=0))))
+    assert "member whose mask counts (1)" in said
+    assert not any("hosts" in text for text in said)
+
+
+def test_faint_hosts_show_beside_a_bright_star(own_axes):
+    image = np.random.default_rng(2).normal(0, 1, (80, 80))
+    image[40:42, 40:42] = 10  # a host
+    image[4:14, 4:14] = 20_000  # a star
+    shown = draw_grouping(own_axes(), picture(image=image)).images[0]
+    assert shown.norm(10.0) > 0.5
+    assert shown.norm(1.0) < 0.5
+    image[34:48, 50:64] = 20_000  # near by as well
+    assert draw_grouping(own_axes(), picture(image=image)).images[0].norm(10.0) > 0.2
+
+
+def test_candidates_by_other_masks_are_seen_around_members(own_axes):
+    axes = draw_grouping(own_axes(), picture(other_hosts=picture().members))
+    sizes = [float(points.get_sizes()[0]) for points in axes.collections if len(points.get_offsets()) == 3]
+    members = [float(points.get_sizes()[0]) for points in axes.collections if points.get_zorder() == 4]
+    assert max(sizes) == 150
+    assert 46 in members
 
 
 @pytest.mark.parametrize("word", ["$x_{", "$\\nothing$", "a_$b$", "$"])
