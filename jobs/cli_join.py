@@ -15,16 +15,20 @@ Backend = Annotated[
 ]
 LeftCatalogue = Annotated[str, typer.Argument(help="Catalogue whose rows are kept: CSV, FITS, VOTable, Parquet, HATS.")]
 RightCatalogue = Annotated[str, typer.Argument(help="Catalogue that is searched.")]
-LeftRa = Annotated[str | None, typer.Option("--left-ra", help="Column of degrees; default: ra_deg, ra, RAJ2000, ...")]
-LeftDec = Annotated[str | None, typer.Option("--left-dec")]
-RightRa = Annotated[str | None, typer.Option("--right-ra")]
-RightDec = Annotated[str | None, typer.Option("--right-dec")]
+LeftRa = Annotated[
+    str | None, typer.Option("--left-ra", help="LEFT's right ascension in degrees; default: ra_deg, ra, RAJ2000, ...")
+]
+LeftDec = Annotated[
+    str | None, typer.Option("--left-dec", help="LEFT's declination in degrees; default: dec_deg, dec, DEJ2000, ...")
+]
+RightRa = Annotated[str | None, typer.Option("--right-ra", help="As --left-ra, of RIGHT.")]
+RightDec = Annotated[str | None, typer.Option("--right-dec", help="As --left-dec, of RIGHT.")]
 LeftWhere = Annotated[str | None, typer.Option("--left-where", help="Only left rows for which this holds: 'snr > 5'.")]
 RightWhere = Annotated[str | None, typer.Option("--right-where", help="Only right rows for which this holds.")]
 Where = Annotated[
     str | None, typer.Option("--where", help="Only rows of the result for which this holds: 'separation_arcsec < 2'.")
 ]
-Suffix = Annotated[str, typer.Option("--suffix", help="Of added columns whose name the left catalogue has.")]
+Suffix = Annotated[str, typer.Option("--suffix", help="Ending of added columns whose name is there already.")]
 NotSelf = Annotated[bool, typer.Option("--not-self", help="LEFT and RIGHT are one catalogue: no row matches itself.")]
 DaskScheduler = Annotated[
     str | None,
@@ -45,7 +49,8 @@ def results_command(
     catalogue: Annotated[str, typer.Option("--catalogue", "-c", help="The original catalogue; every row of it stays.")],
     output: JoinedOutput,
     id_column: Annotated[
-        str | None, typer.Option("--id", help="Its column of ids; default: source_id, name, or the row number.")
+        str | None,
+        typer.Option("--id", help="The catalogue's column of ids; default: source_id, name, or the row number."),
     ] = None,
     column: Annotated[
         list[str] | None, typer.Option("--column", help="Column of the results, repeatable; default: all skysom made.")
@@ -59,8 +64,8 @@ def results_command(
         typer.Option("--duplicates", help="Ids that are there more than once: refuse, or mark in duplicate_id."),
     ] = "refuse",
     suffix: Suffix = "_skysom",
-    ra: Annotated[str | None, typer.Option("--ra", help="Column of degrees, for an output in HATS.")] = None,
-    dec: Annotated[str | None, typer.Option("--dec")] = None,
+    ra: Annotated[str | None, typer.Option("--ra", help="Right ascension in degrees, for an output in HATS.")] = None,
+    dec: Annotated[str | None, typer.Option("--dec", help="Declination in degrees.")] = None,
     where: Annotated[
         str | None, typer.Option("--where", help="Only rows of the result for which this holds: 'status == \"ok\"'.")
     ] = None,
@@ -190,10 +195,12 @@ def hats_command(
     directory: Annotated[str, typer.Argument(help="Directory that becomes a HATS catalogue; it is not there yet.")],
     margin: Annotated[
         float,
-        typer.Option("--margin", min=0, help="Arcseconds around a partition; matches go no farther. 0: none."),
+        typer.Option("--margin", min=0, help="Arcseconds: the largest radius that `join sky` can match with. 0: none."),
     ] = 60.0,
-    ra: Annotated[str | None, typer.Option("--ra", help="Column of degrees; default: ra_deg, ra, RAJ2000, ...")] = None,
-    dec: Annotated[str | None, typer.Option("--dec")] = None,
+    ra: Annotated[
+        str | None, typer.Option("--ra", help="Right ascension in degrees; default: ra_deg, ra, RAJ2000, ...")
+    ] = None,
+    dec: Annotated[str | None, typer.Option("--dec", help="Declination in degrees.")] = None,
     column: Annotated[
         list[str] | None, typer.Option("--column", help="Column that is kept, repeatable; default: all.")
     ] = None,

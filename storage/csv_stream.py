@@ -4,8 +4,10 @@ import csv
 import gzip
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO
+from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -140,7 +142,8 @@ def _blocks(
     )
     read = arrow_csv.ReadOptions(column_names=names, skip_rows=lines, block_size=BLOCK_BYTES, use_threads=False)
     parse = arrow_csv.ParseOptions(newlines_in_values=True)
-    with _text(path) as stream:
+    with ExitStack() as stack:
+        stream = _arrow_text(path, stack)
         try:
             reader = arrow_csv.open_csv(stream, read_options=read, parse_options=parse, convert_options=convert)
         except pa.ArrowInvalid as error:
@@ -199,6 +202,20 @@ def _text(path: Place) -> IO[bytes]:
     if not zipped:
         return raw
     return _Unpacked(raw)  # type: ignore[return-value]
+
+
+def _arrow_text(path: Place, stack: ExitStack) -> Any:
+    """The text for Arrow to read in threads of its own.
+
+    A local file is opened by Arrow: its threads let go of a Python stream at any time, even after the reader is gone,
+    and the process is aborted where that needs the interpreter as it ends.
+    """
+    if not isinstance(path, Path):
+        return stack.enter_context(_text(path))
+    with path.open("rb") as start:
+        zipped = start.read(2) == b"\x1f\x8b"
+    stream = stack.enter_context(pa.OSFile(str(path)))
+    return stack.enter_context(pa.CompressedInputStream(stream, "gzip")) if zipped else stream
 
 
 class _Unpacked(gzip.GzipFile):

@@ -7,7 +7,10 @@ came from (`ROW_COLUMN`, no default column); rows without a position stand in `N
 Format: HATS, an IVOA note (https://www.ivoa.net/documents/Notes/HATS/).
 """
 
+import errno
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +30,11 @@ NO_POSITION = "no_position.parquet"
 """File of a collection with its rows that have no position."""
 ORIGIN = "skysom.json"
 """File of a collection that skysom wrote: what it was made of."""
+
+
+def plain_name(name: str) -> str:
+    """A name of letters, digits, ``_``, ``.`` and ``-``: what properties can hold and any reader can open."""
+    return re.sub(r"[^\w.-]+", "_", name) or "catalogue"
 
 
 def open_hats(path: Place, lists: bool = False) -> TableStream:
@@ -77,31 +85,80 @@ def read_structure(path: Place) -> Any:
     ------
     CatalogueError : a directory that is no whole HATS catalogue.
     """
+    return _structures(path)[0]
+
+
+def margin_of(path: Place) -> float:
+    """Width in arcseconds of the margin that LSDB uses of a catalogue; 0 without one.
+
+    Raises
+    ------
+    CatalogueError : as `read_structure`, of the margin, too.
+    """
+    caches = _structures(path)[1:]
+    return float(caches[0].catalog_info.margin_threshold) if caches else 0.0
+
+
+def check_partitions(path: Place, *, ends: bool = False) -> None:
+    """See that a catalogue and its margin have a file for each of their partitions.
+
+    ends : look also whether each is whole to its end, where Parquet says what it holds.
+
+    Raises
+    ------
+    CatalogueError : they have not.
+    """
+    for catalogue in _structures(path):
+        base = places.place(str(catalogue.catalog_base_dir))
+        there = {str(file) for file in places.files_below(base)}
+        files = [str(partition_file(catalogue, pixel)) for pixel in in_order(catalogue)]
+        missing = [file for file in files if file not in there]
+        if missing:
+            raise CatalogueError(
+                f"{path} lacks {len(missing):,} of {len(files):,} files of partitions, such as {missing[0]}; copy "
+                "them again, or write the catalogue again"
+            )
+        for file in files if ends else ():
+            try:
+                with pq.ParquetFile(_source(places.place(file))):
+                    pass
+            except (OSError, pa.ArrowException) as error:
+                raise CatalogueError(
+                    f"{file} is no whole partition of {path} ({error}); copy it again, or write the catalogue again"
+                ) from error
+
+
+@contextmanager
+def partitions_readable(*paths: Place) -> Iterator[None]:
+    """CatalogueError for what LSDB raises where it reads damaged partitions of one of these catalogues."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if getattr(error, "errno", None) not in (None, errno.ENOENT):  # a full disk, say
+            raise
+        for path in paths:
+            check_partitions(path, ends=True)  # names the file, if it can
+        raise CatalogueError(
+            f"{' or '.join(map(str, paths))} cannot be read ({type(error).__name__}: {error}); write it again"
+        ) from error
+
+
+def _structures(path: Place) -> list[Any]:
+    """What hats knows of a catalogue, and of the margin of it that LSDB uses, if there is one."""
     with quiet():
         import hats
         from hats.catalog import CatalogCollection
 
         try:
-            found = hats.read_hats(path)
+            found: Any = hats.read_hats(path)
+            if not isinstance(found, CatalogCollection):
+                return [found]
+            margin = found.default_margin_catalog_dir
+            return [found.main_catalog, *([] if margin is None else [hats.read_hats(margin)])]
         except Exception as error:  # whatever a library makes of a damaged directory
             raise CatalogueError(
                 f"{path} is no whole HATS catalogue ({type(error).__name__}: {error}); write it again"
             ) from error
-        return found.main_catalog if isinstance(found, CatalogCollection) else found
-
-
-def margin_of(path: Place) -> float:
-    """Width in arcseconds of the margin that LSDB uses of a catalogue; 0 without one."""
-    with quiet():
-        import hats
-        from hats.catalog import CatalogCollection
-
-        found: Any = hats.read_hats(path)
-        margin = found.default_margin_catalog_dir if isinstance(found, CatalogCollection) else None
-        if margin is None:
-            return 0.0
-        cache: Any = hats.read_hats(margin)
-        return float(cache.catalog_info.margin_threshold)
 
 
 def in_order(catalogue: Any) -> list[Any]:

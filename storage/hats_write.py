@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from skysom.storage.errors import CatalogueError
 from skysom.storage.hats import INDEX_COLUMN, ORIGIN, ROW_COLUMN
 from skysom.storage.hats_partitions import DEEPEST, MAP_ORDER, PixelCounts, quiet
 from skysom.storage.place import sync_directory
@@ -76,6 +77,10 @@ def finish_catalogue(
     columns : those of right ascension and declination.
     counts : rows by pixel, for the maps of a main catalogue.
     margin : of a margin cache: its threshold in arcseconds, and the name of the catalogue it belongs to.
+
+    Raises
+    ------
+    CatalogueError : the files hold other numbers of rows than were written.
     """
     with quiet():
         from hats.catalog import PartitionInfo
@@ -87,7 +92,12 @@ def finish_catalogue(
         if pixels:
             # hats makes its table of smallest and largest values from Python numbers, which must fit 64 bits with sign.
             large = any(pa.types.is_uint64(getattr(one.type, "value_type", one.type)) for one in schema)
-            write_parquet_metadata(base, create_metadata=True, create_per_partition_stats=not large)
+            rows = write_parquet_metadata(base, create_metadata=True, create_per_partition_stats=not large)
+            if rows != (expected := sum(one.rows for one in written)):
+                raise CatalogueError(
+                    f"the partitions in {base} hold {rows:,} rows, {expected:,} were written; remove "
+                    "what was begun (.NAME.join), and make it again"
+                )
         else:
             for path in (paths.get_parquet_metadata_pointer(base), paths.get_common_metadata_pointer(base)):
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,12 +27,14 @@ def select(table: pd.DataFrame, expression: str) -> np.ndarray:
 
     Raises
     ------
-    CatalogueError : other syntax, an unknown column, types that do not compare, or no true/false result.
+    CatalogueError : other syntax, an unknown column, types that do not compare (a text is never equal to a number), or
+        no true/false result.
     """
     text, columns = _parsed(expression)
     where = f"the selection {expression!r}"
     used = {name: table[required_column(table, column, where)] for name, column in columns.items()}
     frame = pd.DataFrame({name: _nullable(column) for name, column in used.items()})
+    _check_kinds(text, frame, columns, expression)
     try:
         result = frame.eval(text, engine="python", parser="pandas", local_dict={}, global_dict={})
     except Exception as error:  # whatever pandas makes of types that do not fit
@@ -69,13 +71,54 @@ def _nullable(column: pd.Series) -> pd.Series:
     """A column of a nullable type, so that a comparison with a missing value is undecided, not false.
 
     The type follows from the column's own and never from its values (floats stay floats where all are
-    whole): a part of a table is typed as the whole.
+    whole): a part of a table is typed as the whole. Objects that are all missing compare as texts, which most are.
     """
+    if column.dtype == object and len(column) and column.isna().all():
+        return column.astype("string")
     if not pd.api.types.is_float_dtype(column):
         return column.convert_dtypes()
     if isinstance(column.dtype, np.dtype):
         return column.astype("Float64" if column.dtype.itemsize > 4 else "Float32")
     return column
+
+
+def _check_kinds(text: str, frame: pd.DataFrame, columns: dict[str, str], expression: str) -> None:
+    """Refuse == and in between texts and numbers, which pandas decides without a word; < and > it refuses itself."""
+    for node in ast.walk(ast.parse(text, mode="eval")):
+        if not isinstance(node, ast.Compare):
+            continue
+        for one, sign, other in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
+            if not isinstance(sign, ast.Eq | ast.NotEq | ast.In | ast.NotIn):
+                continue
+            for item in other.elts if isinstance(other, ast.List | ast.Tuple) else [other]:
+                if {_kind(one, frame), _kind(item, frame)} == {"text", "number"}:
+                    first, second = (_told(side, frame, columns) for side in (one, item))
+                    raise CatalogueError(
+                        f"the selection {expression!r} compares {first} with {second}; a text is never equal to a "
+                        "number: write texts between quotes and numbers without"
+                    )
+
+
+def _kind(node: ast.expr, frame: pd.DataFrame) -> str:
+    """ "text" or "number" (so is true/false); "" for what may be either, as a column whose values are all missing."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.UAdd | ast.USub):
+        return _kind(node.operand, frame)
+    if isinstance(node, ast.Constant):
+        return "text" if isinstance(node.value, str) else "number"
+    if not isinstance(node, ast.Name):
+        return ""
+    column = frame[node.id]
+    if len(column) and column.isna().all():
+        return ""
+    if isinstance(column.dtype, pd.StringDtype):
+        return "text"
+    return "number" if pd.api.types.is_numeric_dtype(column) else ""
+
+
+def _told(node: ast.expr, frame: pd.DataFrame, columns: dict[str, str]) -> str:
+    if isinstance(node, ast.Name):
+        return f"column {columns[node.id]!r} ({_kind(node, frame)}s)"
+    return ast.unparse(node)
 
 
 def _checked_names(text: str, expression: str) -> set[str]:

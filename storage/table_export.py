@@ -5,6 +5,7 @@ and goes into each format's own place. Lists of numbers stay arrays of any lengt
 ``;`` between its entries (a ``;`` within one is written %3B), which every reader understands.
 """
 
+import difflib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from skysom.storage import place as places
+from skysom.storage.beside import hidden_beside
 from skysom.storage.catalogue import NULLABLE, parquet_source
 from skysom.storage.errors import CatalogueError
 from skysom.storage.fits_export import ExportError
@@ -121,13 +123,28 @@ class Rows:
         schema = self.schema
         names = schema.names if columns is None else columns
         asked = column_names(self.where) if self.where else []
-        read = list(dict.fromkeys([*names, *(name for name in asked if name in schema.names)]))
+        for name in asked:
+            self._check_asked(name, schema)
+        read = list(dict.fromkeys([*names, *asked]))
         with self._file() as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=read, use_threads=False):
                 plain = pa.record_batch([_decoded(batch[name], schema.field(name).type) for name in read], names=read)
                 if self.where:
                     plain = plain.filter(pa.array(select(_flat_frame(plain), self.where)))
                 yield plain.select(names)
+
+    def _check_asked(self, name: str, schema: pa.Schema) -> None:
+        """CatalogueError for a column that an expression names and that is not there, or holds lists."""
+        flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
+        if name in flat:
+            return
+        near = difflib.get_close_matches(name, flat, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        what = "has lists in its column" if name in schema.names else "has no column"
+        raise CatalogueError(
+            f"{self.path} {what} {name!r} (the selection {self.where!r}){meant}; columns of one value a row are "
+            f"{', '.join(flat)}"
+        )
 
     @contextmanager
     def _file(self) -> Iterator[pq.ParquetFile]:
@@ -153,8 +170,7 @@ def new_file(target: Place, overwrite: bool = False) -> Iterator[BinaryIO]:
         raise ExportError(f"{target}: there is no folder {target.parent}; make it, or write elsewhere")
     if isinstance(target, Path) and target.is_dir():
         raise ExportError(f"{target} is a directory; give a file in it, or elsewhere")
-    if not overwrite and places.exists(target):
-        raise ExportError(f"{target} is there already; write elsewhere, or ask to overwrite it")
+    _check_new(target, overwrite)
     if not isinstance(target, Path):
         with tempfile.TemporaryDirectory(prefix="skysom-") as folder:
             copy = Path(folder) / target.name
@@ -162,17 +178,19 @@ def new_file(target: Place, overwrite: bool = False) -> Iterator[BinaryIO]:
                 yield stream
             patiently(target.fs.put_file, str(copy), target.path)
         return
-    beside = target.with_name(f".{target.name}.partial")
-    try:
+    with hidden_beside(target.absolute()) as beside:
         with beside.open("wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
+        _check_new(target, overwrite)  # another run may have made it meanwhile
         places.move(beside, target)
-    except BaseException:
-        places.remove(beside)
-        raise
     places.sync_directory(target.parent)
+
+
+def _check_new(target: Place, overwrite: bool) -> None:
+    if not overwrite and places.exists(target):
+        raise ExportError(f"{target} is there already; write elsewhere, or give --overwrite (in Python overwrite=True)")
 
 
 # --- columns --------------------------------------------------------------------------------------

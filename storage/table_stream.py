@@ -58,7 +58,13 @@ class TableStream:
     def dropped_note(self) -> str:
         """A sentence that names the columns left out; empty without any."""
         names = ", ".join(map(str, self.dropped))
-        return f"{self.path}: columns of arrays, structures or complex numbers are left out: {names}" if names else ""
+        if not names:
+            return ""
+        whole = is_hats(self.path) or FORMATS.get(self.path.suffix.lower().lstrip(".")) == "parquet"
+        advice = (
+            "" if whole else "; of lists, only those in Parquet are kept: give the table as .parquet if there is one"
+        )
+        return f"{self.path}: columns of arrays, structures or complex numbers are left out: {names}{advice}"
 
     def parts(self, columns: Sequence[str] | None = None, rows: int = PART_ROWS) -> Iterator[tuple[int, pa.Table]]:
         """The number of its first row and the table, of each part of at most ``rows`` rows.

@@ -36,7 +36,7 @@ class PositionColumns:
         ------
         CatalogueError : see `skysom.storage.catalogue.coordinates`.
         """
-        names = list(dict.fromkeys((self.ra, self.dec)))
+        names = [self.ra, self.dec]
         frame = frame_of(table.select(names)) if hasattr(table, "column_names") else table[names].copy()
         frame.attrs = {"units": dict(self.units)}
         return coordinates(frame, self.ra, self.dec)
@@ -49,7 +49,7 @@ def position_columns(stream: "TableStream", ra: str | None, dec: str | None, sid
 
     Raises
     ------
-    ConfigError : a column that is not there, or none that is known.
+    ConfigError : a column that is not there, none that is known, or one column for both.
     """
     option = f"--{side}-" if side else "--"
     names = stream.schema.names
@@ -65,6 +65,11 @@ def position_columns(stream: "TableStream", ra: str | None, dec: str | None, sid
                 f"it has {', '.join(names)}"
             )
         found.append(column)
+    if found[0] == found[1]:
+        raise ConfigError(
+            f"{stream.path}: column {found[0]!r} would be both right ascension and declination; "
+            f"name two columns of degrees with {option}ra and {option}dec"
+        )
     units = tuple((name, stream.units[name]) for name in found if name in stream.units)
     return PositionColumns(found[0], found[1], units)
 
@@ -106,13 +111,21 @@ def chosen_rows(table: "pa.Table", expression: str | None) -> np.ndarray:
     """Rows (n,) bool for which an expression holds, see `skysom.storage.selection.select`; all without one."""
     if expression is None:
         return np.ones(len(table), bool)
+    import pyarrow as pa
+
     names = column_names(expression)
-    there = [name for name in names if name in table.column_names]  # select says which is not
-    return select(frame_of(table.select(there)), expression)
+    there = names if set(names) <= set(table.column_names) else table.column_names  # select says which is not
+    table = table.select(there)
+    texts = [
+        field.name for field in table.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+    ]
+    return select(frame_of(table).astype(dict.fromkeys(texts, "string")), expression)  # typed in an empty part, too
 
 
 def joined_names(left: Sequence[str], right: Sequence[str], suffix: str) -> dict[str, str]:
     """Names in the result of the columns that are added to a catalogue: one that is taken gets the suffix, or several.
+
+    left : names that are taken. right : of the added columns, no name twice.
 
     Raises
     ------
@@ -124,17 +137,18 @@ def joined_names(left: Sequence[str], right: Sequence[str], suffix: str) -> dict
         new = name
         while new in taken:
             if not suffix:
-                raise ConfigError(f"both sides have a column {name!r}; give --suffix, such as _right")
+                raise ConfigError(f"there would be two columns {name!r}; give --suffix, such as _right")
             new += suffix
         taken.add(new)
         names[name] = new
     return names
 
 
-def renamed(names: dict[str, str]) -> str:
-    """A sentence of what was renamed; empty where nothing was."""
+def renamed(names: dict[str, str], made: dict[str, str]) -> str:
+    """A sentence of which columns were renamed, of a catalogue and of those that the join makes; empty if none."""
     pairs = [f"{old} -> {new}" for old, new in names.items() if old != new]
-    return f"columns renamed, as both sides have them: {', '.join(pairs)}" if pairs else ""
+    pairs += [f"{old} of this join -> {new}" for old, new in made.items() if old != new]
+    return f"columns renamed, as there are others of these names: {', '.join(pairs)}" if pairs else ""
 
 
 def chosen_columns(stream: "TableStream", names: Sequence[str] | None, option: str) -> list[str]:

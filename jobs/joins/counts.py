@@ -9,7 +9,17 @@ import numpy as np
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.joins.columns import chosen_rows, joined_names
 from skysom.jobs.joins.pairs import check_radius, counts_within
-from skysom.jobs.joins.sky import Backend, Joined, Side, SkyJoin, SkyPlan, chosen_backend, tell
+from skysom.jobs.joins.sky import (
+    RESERVED,
+    Backend,
+    Joined,
+    Side,
+    SkyJoin,
+    SkyPlan,
+    chosen_backend,
+    tell,
+    tell_nothing_found,
+)
 from skysom.storage.place import Place
 from skysom.storage.table_stream import TableStream, open_table
 
@@ -19,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CountPlan(SkyPlan):
-    """A plan for counts: no right columns, but a column ``count_5arcsec`` for every radius."""
+    """A plan for counts: no right columns, but a column ``count_5arcsec`` for every radius, whose names are `made`."""
 
     radii_arcsec: tuple[float, ...] = ()
 
@@ -71,32 +81,35 @@ def join_counts(
 
     streams = open_table(left, lists=True), open_table(right, lists=True)
     plan = _plan(*streams, tuple(radii_arcsec), settings or SkyJoin(0))
-    check_output(output, overwrite)
+    check_output(output, overwrite, plan.schema)
     tell(streams, plan)
     if chosen_backend(streams, backend) == "astropy":
-        return _count_in_memory(*streams, plan, output, overwrite)
-    return _count_by_partitions(*streams, plan, output, scheduler, overwrite)
+        found = _count_in_memory(*streams, plan, output, overwrite)
+    else:
+        found = _count_by_partitions(*streams, plan, output, scheduler, overwrite)
+    tell_nothing_found(found, plan)
+    return found
 
 
 def _plan(left: TableStream, right: TableStream, radii: tuple[float, ...], settings: SkyJoin) -> CountPlan:
     import pyarrow as pa
 
-    if not radii or len(set(radii)) < len(radii):
+    columns = [f"count_{radius:g}arcsec" for radius in radii]
+    if not radii or len(set(columns)) < len(columns):
         raise ConfigError(
-            f"radii {', '.join(f'{radius:g}' for radius in radii) or 'none'}; give one or several different ones"
+            f"radii {', '.join(map(str, radii)) or 'none'}; give one or several that differ in their first six digits"
         )
     for radius in radii:
         check_radius(radius)
     changed = asdict(settings) | {"radius_arcsec": max(radii), "how": "nearest", "keep": "left", "right_columns": ()}
     where, changed["where"] = changed["where"], None
     plan = SkyPlan.of(left, right, SkyJoin(**changed))
-    columns = [f"count_{radius:g}arcsec" for radius in radii]
-    names = joined_names(plan.left_columns, columns, settings.suffix)
+    made = joined_names([*plan.left_columns, *RESERVED], columns, settings.suffix)
     fields = [plan.schema.field(name) for name in plan.left_columns]
-    schema = pa.schema([*fields, *(pa.field(names[name], pa.int64()) for name in columns)])
+    schema = pa.schema([*fields, *(pa.field(made[name], pa.int64()) for name in columns)])
     chosen_rows(schema.empty_table(), where)
     return CountPlan(
-        SkyJoin(**changed | {"where": where}), plan.left, plan.right, plan.left_columns, (), names, schema, radii
+        SkyJoin(**changed | {"where": where}), plan.left, plan.right, plan.left_columns, (), {}, made, schema, radii
     )
 
 
@@ -132,7 +145,7 @@ def _count_by_partitions(
     overwrite: bool,
 ) -> Joined:
     from skysom.cluster.tables import default_scheduler
-    from skysom.jobs.joins.hats import identity
+    from skysom.jobs.joins.hats import check_scheduler, identity
     from skysom.jobs.joins.lsdb_write import Writing
     from skysom.jobs.joins.output import kind_of
     from skysom.jobs.joins.unmatched import has_positions, join_unmatched
@@ -141,6 +154,7 @@ def _count_by_partitions(
     from skysom.storage.hats_partitions import quiet
 
     scheduler = scheduler or default_scheduler()
+    check_scheduler(scheduler)
     check_sides(left, right, plan)
     if not has_positions(left, right, plan):
         return join_unmatched(left, right, plan, output, overwrite)

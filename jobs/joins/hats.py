@@ -26,8 +26,8 @@ from skysom.jobs.joins.columns import (
 )
 from skysom.jobs.joins.work import WorkFolder
 from skysom.jobs.progress import Progress, say
-from skysom.storage.hats import INDEX_COLUMN, NO_POSITION, ROW_COLUMN
-from skysom.storage.hats_partitions import PixelCounts, SkyPartitions, spatial_index
+from skysom.storage.hats import INDEX_COLUMN, NO_POSITION, ROW_COLUMN, plain_name
+from skysom.storage.hats_partitions import PixelCounts, SkyPartitions, margin_order, spatial_index
 from skysom.storage.place import Place, is_remote, write_atomically
 from skysom.storage.table_stream import HATS_FILES, TableStream, open_table
 
@@ -107,10 +107,20 @@ def import_hats(
         say(f"hats: {stream.dropped_note}")
     kept.pop(INDEX_COLUMN, None)
     kept.pop(ROW_COLUMN, None)
+    if options.margin_arcsec:
+        margin_order(options.margin_arcsec)  # refuses one that is too wide
+    scheduler = scheduler or default_scheduler()
+    check_scheduler(scheduler)
     claim = {"source": identity(stream.path), "options": asdict(options), "columns": list(kept)}
     with WorkFolder(target, claim, overwrite=overwrite) as work:
         made = _Import(stream, columns, list(kept), options, work)
-        return made.run(scheduler or default_scheduler())
+        return made.run(scheduler)
+
+
+def check_scheduler(scheduler: str) -> None:
+    """SchedulerError for a name that `dask_scheduler` does not know, or where nothing computes."""
+    with dask_scheduler(scheduler):
+        pass
 
 
 def identity(path: Place) -> dict[str, Any]:
@@ -130,7 +140,7 @@ class _Import:
         self, stream: TableStream, columns: PositionColumns, kept: list[str], options: HatsOptions, work: WorkFolder
     ) -> None:
         self.stream, self.columns, self.kept, self.options, self.work = stream, columns, kept, options, work
-        self.name = _plain_name(work.target.name)
+        self.name = plain_name(work.target.name)
         self.margin_name = f"{self.name}_margin"
         self.dealt = work.path / "dealt"
         row_bytes = max(stream.size_bytes / (stream.rows or 1), 16)
@@ -349,8 +359,3 @@ def _write_partition(files: list[Path], number: int, base: Path, pixel: tuple[in
     if len(table):
         write_partition(base, *pixel, sorted_by_place(table))
     return len(table)
-
-
-def _plain_name(name: str) -> str:
-    """A name without blanks, as the properties of HATS need it."""
-    return "_".join(name.split()) or "catalogue"

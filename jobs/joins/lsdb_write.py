@@ -100,13 +100,14 @@ class Writing:
 
     def __init__(self, plan: SkyPlan, work: WorkFolder, sides: tuple[Place, Place], result: Any) -> None:
         self.plan, self.work, self.sides, self.result = plan, work, sides, result
-        self.name = "_".join(work.target.stem.split())
+        self.name = hats.plain_name(work.target.stem)
         self.base = work.tree / self.name
         self.known = work.path / "written"
 
     def run(self, scheduler: str) -> Joined:
-        done = self._partitions(scheduler)
-        lost, rows = self._without_position()
+        with hats.partitions_readable(*self.sides):
+            done = self._partitions(scheduler)
+            lost, rows = self._without_position()
         counted = {name: sum(one[name] for one in done) for name in COUNTED[2:]}
         self._finish([one for one in done if one["rows"]])
         right, right_lost = _selected(self.sides[1], self.plan.settings.right_where)
@@ -184,8 +185,9 @@ class Writing:
         written = sorted((Written(one["order"], one["pixel"], one["rows"]) for one in done), key=_place)
         columns = (self.plan.left.ra, self.plan.left.dec)
         if self.work.target.suffix:
-            write_tables(self._tables(written), self.plan.schema, self.work.target, columns, overwrite=True)
-            self.work.done()
+            made = self.work.path / self.work.target.name
+            write_tables(self._tables(written), self.plan.schema, made, columns, overwrite=True)
+            self.work.publish(made)
             return
         if not written:
             raise ConfigError(f"no row is left for {self.work.target}, and HATS needs one; write a .parquet")

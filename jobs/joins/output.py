@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.joins.work import Kind, local_target
+from skysom.jobs.joins.work import Kind, check_target, local_target
+from skysom.storage.beside import hidden_beside
 from skysom.storage.place import Place, place, sync_directory
 
 if TYPE_CHECKING:
@@ -22,13 +22,53 @@ def kind_of(output: str | Place) -> Kind:
     return "file" if place(output).suffix else "directory"
 
 
-def check_output(output: str | Place, overwrite: bool) -> Path:
-    """The path of a result; ConfigError where it cannot be written, before work starts."""
+def check_output(output: str | Place, overwrite: bool, schema: "pa.Schema | None" = None) -> Path:
+    """The path of a result, looked at before work starts.
+
+    schema : the columns, if they are known, to see whether the format can hold them.
+
+    Raises
+    ------
+    ConfigError, ExportError : it cannot be written, see `local_target`; or columns that its format cannot hold.
+    """
     path = local_target(output, overwrite, kind_of(output))
     if path.suffix not in ("", *SUFFIXES):
         known = ", ".join(SUFFIXES)
         raise ConfigError(f"{path}: unknown format {path.suffix!r}; known are {known}, and no suffix for HATS")
+    if schema is not None:
+        _check_types(path, schema)
     return path
+
+
+def _check_types(path: Path, schema: "pa.Schema") -> None:
+    """ConfigError or ExportError for columns of types that a format cannot hold."""
+    import pyarrow as pa
+
+    if path.suffix == ".csv":
+        from io import BytesIO
+
+        from pyarrow import csv
+
+        for field in schema:
+            try:
+                csv.write_csv(pa.schema([field]).empty_table(), BytesIO())
+            except pa.ArrowException as error:
+                raise ConfigError(
+                    f"{path}: column {field.name!r} holds {field.type}, which CSV cannot; write .parquet, or choose "
+                    "columns"
+                ) from error
+    elif path.suffix in (".fits", ".vot"):
+        from skysom.storage.table_export import check_type
+        from skysom.storage.table_export_fits import MOST_COLUMNS
+
+        if path.suffix == ".fits" and len(schema) > MOST_COLUMNS:
+            raise ConfigError(
+                f"{path} would have {len(schema)} columns, FITS has at most {MOST_COLUMNS}; write .parquet, or choose "
+                "columns"
+            )
+        for field in schema:
+            kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+            check_type(path, field.with_type(kind))
 
 
 def write_table(
@@ -54,16 +94,17 @@ def write_tables(
     ------
     ConfigError : see `check_output`; HATS without columns of positions.
     """
-    path = check_output(output, overwrite)
+    path = check_output(output, overwrite, schema)
+    assert len(set(schema.names)) == len(schema.names), schema.names
     if not path.suffix and columns is None:
         raise ConfigError(f"{path} would be HATS, which needs positions; name their columns, or write {path}.parquet")
     if path.suffix == ".parquet":
-        with _beside(path) as beside:
+        with _put(path, overwrite) as beside:
             return _write_parquet(tables, schema, beside)
     if path.suffix == ".csv":
-        with _beside(path) as beside:
+        with _put(path, overwrite) as beside:
             return _write_csv(tables, schema, beside)
-    with _beside(path.with_name(path.name + ".parquet"), keep=False) as beside:
+    with hidden_beside(path, ".parquet") as beside:
         rows = _write_parquet(tables, schema, beside)
         if path.suffix:
             from skysom.storage.table_export import export_sources
@@ -92,12 +133,8 @@ def _write_parquet(tables: Iterable["pa.Table"], schema: "pa.Schema", path: Path
 
 
 def _write_csv(tables: Iterable["pa.Table"], schema: "pa.Schema", path: Path) -> int:
-    import pyarrow as pa
     from pyarrow import csv
 
-    lists = [field.name for field in schema if pa.types.is_nested(field.type)]
-    if lists:
-        raise ConfigError(f"CSV holds no lists, and {lists[0]!r} has some; write .parquet, or choose columns")
     rows = 0
     with csv.CSVWriter(str(path), schema) as writer:
         for table in tables:
@@ -107,18 +144,19 @@ def _write_csv(tables: Iterable["pa.Table"], schema: "pa.Schema", path: Path) ->
 
 
 @contextmanager
-def _beside(path: Path, keep: bool = True) -> Iterator[Path]:
-    """A hidden file beside, which takes the place of ``path`` when the context ends well (or goes, if not kept).
+def _put(path: Path, overwrite: bool) -> Iterator[Path]:
+    """A hidden file beside, which takes the place of ``path`` when the context ends well.
 
-    No two runs have one of the same name: of those that write one result, the last is kept, whole.
+    Of runs that replace one result, the last is kept, whole.
+
+    Raises
+    ------
+    ConfigError : the result has come to be meanwhile, and is not to be replaced.
     """
-    beside = path.with_name(f".{path.stem}.{uuid4().hex[:12]}.partial{path.suffix}")
-    try:
+    with hidden_beside(path) as beside:
         yield beside
-        if keep:
-            with beside.open("rb") as stream:
-                os.fsync(stream.fileno())
-            beside.replace(path)
-            sync_directory(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+        with beside.open("rb") as stream:
+            os.fsync(stream.fileno())
+        check_target(path, overwrite, "file")
+        beside.replace(path)
+        sync_directory(path.parent)

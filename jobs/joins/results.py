@@ -13,7 +13,7 @@ from skysom.jobs.errors import ConfigError
 from skysom.jobs.joins.columns import chosen_columns, chosen_rows, frame_of, joined_names, position_columns, renamed
 from skysom.jobs.progress import Progress, say
 from skysom.storage import place as places
-from skysom.storage.catalogue import source_ids
+from skysom.storage.catalogue import file_names, source_ids
 from skysom.storage.hats import ROW_COLUMN
 from skysom.storage.place import Place, place
 from skysom.storage.table_stream import TableStream, is_hats, open_table
@@ -35,7 +35,8 @@ class ResultsJoined:
     """What joining results gave.
 
     rows : of the catalogue. matched : of these with a result. unused : results that no row asked for. duplicates : ids
-    that are there more than once. written : rows for which ``where`` holds. renamed : columns, {old: new}.
+    that are there more than once. written : rows for which ``where`` holds. renamed : columns of results, {old: new}.
+    no_id : results without an id, which are of no row. mark : the column `MARK` as the result calls it.
     """
 
     rows: int
@@ -44,11 +45,15 @@ class ResultsJoined:
     duplicates: int
     written: int
     renamed: dict[str, str] = field(default_factory=dict)
+    no_id: int = 0
+    mark: str = MARK
 
     def __str__(self) -> str:
-        text = f"{self.matched:,} of {self.rows:,} rows have results, the others are kept with empty values"
+        text = f"{self.matched:,} of {self.rows:,} rows have results"
+        text += ", the others are kept with empty values" if self.matched < self.rows else ""
         text += f"; {self.unused:,} results are of no row" if self.unused else ""
-        text += f"; {self.duplicates:,} ids are there more than once ({MARK})" if self.duplicates else ""
+        text += f"; {self.no_id:,} results have no id, and so are of no row" if self.no_id else ""
+        text += f"; {self.duplicates:,} ids are there more than once ({self.mark})" if self.duplicates else ""
         return text + (f"; {self.written:,} rows were selected and written" if self.written < self.rows else "")
 
 
@@ -60,8 +65,8 @@ class ResultsJoin:
     columns : of the results, by default all that skysom made. source_columns : of a collation's ``sources.parquet``,
     for every component of the source. duplicates : "refuse" ids that are there more than once, or "mark" their rows in
     the column `MARK`: then the first row of an id gets its first result, the second one the second, if there is one.
-    suffix : of result columns whose name the catalogue has. ra, dec : columns of degrees, for an output in HATS.
-    where : an expression on columns of the result; only rows for which it holds are written.
+    suffix : of result columns whose name is taken, by the catalogue or by `MARK`. ra, dec : columns of degrees, for an
+    output in HATS. where : an expression on columns of the result; only rows for which it holds are written.
     """
 
     id_column: str | None = None
@@ -106,36 +111,41 @@ def join_results(
     if stream.dropped_note:
         say(f"join: {stream.dropped_note}")
     positions = None if target.suffix else position_columns(stream, settings.ra, settings.dec, "")
-    ids, table = _results(place(results), settings)
+    found, table = _results(place(results), settings)
+    if found.null_count:
+        table = table.filter(found.is_valid())
+    ids = found.drop_null()
+    if not len(ids):
+        raise ConfigError(f"none of the {len(found):,} results in {results} has an id; a source_id or name tells rows")
     keys = id_columns(stream, settings.id_column)
     lookup = _Lookup(ids, _fractions(stream, keys, settings.id_column))
     counts = lookup.counts_of(stream, keys, settings.id_column)
-    if not counts.any():
-        raise ConfigError(
-            f"no row of {stream.path} has an id of the results, such as {ids[0].as_py()!r}; the catalogue has "
-            f"{lookup.example!r} in {lookup.column!r}: name the column of ids with --id"
-        )
-    twice = (counts > 0) & ((counts > 1) | (lookup.rows > 1))
-    if twice.any() and settings.duplicates == "refuse":
-        raise ConfigError(_told(lookup, counts, twice, stream))
+    twice = _twice(lookup, counts, stream, settings)
     kept = [name for name in stream.schema.names if name != ROW_COLUMN]
-    names = joined_names(kept, [*table.column_names, *([MARK] if twice.any() else [])], settings.suffix)
-    changed = {old: new for old, new in names.items() if old != new}
-    if changed:
-        say(f"join: {renamed(names)}")
-    joined = _Joining(stream, kept, keys, settings.id_column, lookup, table, twice, names, settings.where)
+    made = joined_names(kept, [MARK] if twice.any() else [], settings.suffix)
+    names = joined_names([*kept, *made.values()], table.column_names, settings.suffix)
+    if told := renamed(names, made):
+        say(f"join: {told}")
+    joined = _Joining(stream, kept, keys, settings.id_column, lookup, table, twice, names, made, settings.where)
     chosen_rows(joined.schema.empty_table(), settings.where)  # says what is wrong with it before rows are read
     columns = None if positions is None else (positions.ra, positions.dec)
     written = write_tables(joined.tables(), joined.schema, target, columns, overwrite=overwrite)
     given = int(np.minimum(counts, lookup.rows).sum())
-    return ResultsJoined(lookup.seen, given, len(ids) - given, int(twice.sum()), written, changed)
+    changed = {old: new for old, new in names.items() if old != new}
+    lost = len(found) - len(ids)
+    mark = made.get(MARK, MARK)
+    return ResultsJoined(lookup.seen, given, len(ids) - given, int(twice.sum()), written, changed, lost, mark)
 
 
 # --- results --------------------------------------------------------------------------------------
 
 
 def _results(path: Place, settings: ResultsJoin) -> "tuple[pa.Array, pa.Table]":
-    """Ids (n,) of the results as text, and the columns of them that are carried."""
+    """Ids (n,) of the results as text, missing where they have none, and the columns of them that are carried.
+
+    A survey calls a source without an id after its row, ``row-1``, and so finds it in its own catalogue; a row of any
+    other table would be taken for that one.
+    """
     import pyarrow as pa
 
     if places.is_file(path / "components.parquet"):
@@ -159,8 +169,11 @@ def _results(path: Place, settings: ResultsJoin) -> "tuple[pa.Array, pa.Table]":
     if key:
         ids = table[key].cast(pa.string()).combine_chunks()
     else:
-        found, key = source_ids(frame_of(table.select(id_columns(stream, None))))
-        ids = pa.array(found, pa.string())
+        frame = frame_of(table.select(id_columns(stream, None)))
+        found, key = source_ids(frame)
+        named = file_names(frame, key)  # None where missing or blank; row numbers are no column
+        lost = np.array([name is None for name in named]) if named is not None else None
+        ids = pa.array(found, pa.string(), mask=lost)
     carried = table.select([name for name in chosen if name != key])
     if settings.source_columns:
         carried = _with_sources(path / "sources.parquet", carried, table["source"], settings.source_columns)
@@ -294,9 +307,18 @@ def _fractions(stream: TableStream, keys: list[str], id_column: str | None) -> b
     return any(pc.any(pc.not_equal(part[column], pc.floor(part[column]))).as_py() for _, part in stream.parts([column]))
 
 
-def _told(lookup: _Lookup, counts: np.ndarray, twice: np.ndarray, stream: TableStream) -> str:
+def _twice(lookup: _Lookup, counts: np.ndarray, stream: TableStream, settings: ResultsJoin) -> np.ndarray:
+    """Which ids (k,) are there more than once; ConfigError where those are refused, or where no row has a result."""
+    if not counts.any():
+        raise ConfigError(
+            f"no row of {stream.path} has an id of the results, such as {lookup.ids[0].as_py()!r}; the catalogue has "
+            f"{lookup.example!r} in {lookup.column!r}: name the column of ids with --id"
+        )
+    twice = np.asarray((counts > 0) & ((counts > 1) | (lookup.rows > 1)))
+    if settings.duplicates == "mark" or not twice.any():
+        return twice
     worst = int(np.flatnonzero(twice)[0])
-    return (
+    raise ConfigError(
         f"{int(twice.sum()):,} ids are there more than once, such as {lookup.ids[worst].as_py()!r}: in {counts[worst]} "
         f"rows of {stream.path} and {lookup.rows[worst]} of the results; give --duplicates mark, or make them unique"
     )
@@ -317,6 +339,7 @@ class _Joining:
     table: "pa.Table"
     twice: np.ndarray
     names: dict[str, str]
+    made: dict[str, str]
     where: str | None
 
     @property
@@ -326,7 +349,7 @@ class _Joining:
 
         own = [self.stream.schema.field(name) for name in self.kept]
         added = [one.with_name(self.names[one.name]) for one in self.table.schema]
-        return pa.schema([*own, *added, *([pa.field(self.names[MARK], pa.bool_())] if self.twice.any() else [])])
+        return pa.schema([*own, *added, *(pa.field(name, pa.bool_()) for name in self.made.values())])
 
     def tables(self) -> "Iterator[pa.Table]":
         """The rows of the catalogue that are selected in their order, part by part."""
@@ -339,7 +362,7 @@ class _Joining:
                 rows = self.lookup.taken(number, seen)
                 taken = self.table.take(pa.array(rows, mask=rows < 0))
                 columns = [*part.select(self.kept).columns, *taken.columns]
-                if self.twice.any():
+                if self.made:
                     columns.append(pa.array((number >= 0) & self.twice[np.maximum(number, 0)]))
                 joined = pa.Table.from_arrays(columns, schema=schema)
                 yield joined.filter(pa.array(chosen_rows(joined, self.where)))

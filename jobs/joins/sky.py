@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SEPARATION, RANK = "separation_arcsec", "rank"
 LSDB_SEPARATION, LSDB_RANK, ADDED = "_skysom_separation", "_skysom_rank", "_skysom_added"
 """Columns of a match as LSDB carries them, and the suffix of all right columns."""
+OWN = "_skysom_"
+"""How the names begin that skysom gives to columns while it matches."""
 RESERVED = {INDEX_COLUMN, ROW_COLUMN}
 """Columns that HATS catalogues have for themselves; a result has none of them from its sides."""
 SMALL_BYTES = 2**29
@@ -49,7 +51,8 @@ class SkyJoin:
     one catalogue, and a row is not matched with itself. left_ra ... right_dec : columns of degrees, by default those
     known by their names. left_where, right_where : rows for which these expressions do not hold are as if they were not
     in the catalogue. where : only rows of the result for which this holds. right_columns : of the right catalogue that
-    the result gets, by default all. suffix : of added columns whose name the left catalogue has.
+    the result gets, by default all. suffix : of added columns whose name is taken: the left columns keep theirs, then
+    come `SEPARATION` and `RANK`, then the right columns.
     """
 
     radius_arcsec: float
@@ -73,7 +76,8 @@ class Joined:
 
     backend : that was used. left, right : rows that were selected. left_lost, right_lost : of these, without a position
     (None where the rows of a HATS catalogue were selected by an expression as they were read, and so not counted).
-    matched : left rows with a match. pairs : their rows. rows : of the result, after ``where``. renamed : {old: new}.
+    matched : left rows with a match. pairs : their rows. rows : of the result, after ``where``. renamed : {old: new},
+    of right columns and those that the join makes; where both had one name and lost it, that of the right column.
     """
 
     backend: str
@@ -100,7 +104,7 @@ class Joined:
 class SkyPlan:
     """Settings with everything looked up: columns, their names in the result, and its types.
 
-    names : of right columns, `SEPARATION` and `RANK` in the result. schema : of the result.
+    names : of right columns in the result. made : of `SEPARATION` and `RANK` in it. schema : of the result.
     """
 
     settings: SkyJoin
@@ -109,6 +113,7 @@ class SkyPlan:
     left_columns: tuple[str, ...]
     right_columns: tuple[str, ...]
     names: dict[str, str]
+    made: dict[str, str]
     schema: "pa.Schema"
 
     @classmethod
@@ -129,13 +134,15 @@ class SkyPlan:
             position_columns(right, settings.right_ra, settings.right_dec, "right"),
         )
         left_columns = [name for name in left.schema.names if name not in RESERVED]
+        _check_own(left, left_columns)
         chosen = chosen_columns(right, settings.right_columns, "--right-column")
         right_columns = [name for name in chosen if name not in RESERVED]
-        names = joined_names(left_columns, [*right_columns, SEPARATION, RANK], settings.suffix)
+        made = joined_names([*left_columns, *RESERVED], [SEPARATION, RANK], settings.suffix)
+        names = joined_names([*left_columns, *RESERVED, *made.values()], right_columns, settings.suffix)
         types = numeric_schema(left.schema, columns[0]), numeric_schema(right.schema, columns[1])
         fields = [types[0].field(name) for name in left_columns]
         fields += [types[1].field(name).with_name(names[name]) for name in right_columns]
-        fields += [pa.field(names[SEPARATION], pa.float64()), pa.field(names[RANK], pa.int32())]
+        fields += [pa.field(made[SEPARATION], pa.float64()), pa.field(made[RANK], pa.int32())]
         schema = pa.schema(fields)
         for expression, known in (
             (settings.left_where, _usable(left, types[0])),
@@ -143,7 +150,7 @@ class SkyPlan:
             (settings.where, schema),
         ):
             chosen_rows(known.empty_table(), expression)  # says what is wrong with it before work starts
-        return cls(settings, *columns, tuple(left_columns), tuple(right_columns), names, schema)
+        return cls(settings, *columns, tuple(left_columns), tuple(right_columns), names, made, schema)
 
     @property
     def right_needed(self) -> tuple[str, ...]:
@@ -166,13 +173,23 @@ class SkyPlan:
 
     def tally(self, table: "pa.Table") -> tuple[int, int, int]:
         """Left rows of (part of) a result, those of them with a match, and pairs."""
-        rank = table[self.names[RANK]].fill_null(0).to_numpy()
+        rank = table[self.made[RANK]].fill_null(0).to_numpy()
         first = rank <= 1 if self.settings.how == "all" else np.ones(len(rank), bool)
         return int(first.sum()), int((first & (rank > 0)).sum()), int((rank > 0).sum())
 
     @property
     def renamed(self) -> dict[str, str]:
-        return {old: new for old, new in self.names.items() if old != new}
+        return {old: new for old, new in [*self.made.items(), *self.names.items()] if old != new}
+
+
+def _check_own(stream: TableStream, names: Sequence[str]) -> None:
+    """ConfigError for left columns whose names may be those that skysom gives while it matches."""
+    own = [name for name in names if name.startswith(OWN) or name.endswith(ADDED)]
+    if own:
+        raise ConfigError(
+            f"{stream.path} has a column {own[0]!r}; names that begin with {OWN} or end in {ADDED} are skysom's own "
+            "while it matches: rename it"
+        )
 
 
 def _named(stream: TableStream) -> str:
@@ -221,13 +238,16 @@ def join_sky(
 
     streams = open_table(left, lists=True), open_table(right, lists=True)
     plan = SkyPlan.of(*streams, settings)
-    check_output(output, overwrite)
+    check_output(output, overwrite, plan.schema)
     tell(streams, plan)
     if chosen_backend(streams, backend) == "astropy":
-        return _join_in_memory(*streams, plan, output, overwrite)
-    from skysom.jobs.joins.with_lsdb import join_by_partitions
+        found = _join_in_memory(*streams, plan, output, overwrite)
+    else:
+        from skysom.jobs.joins.with_lsdb import join_by_partitions
 
-    return join_by_partitions(*streams, plan, output, scheduler=scheduler, overwrite=overwrite)
+        found = join_by_partitions(*streams, plan, output, scheduler=scheduler, overwrite=overwrite)
+    tell_nothing_found(found, plan)
+    return found
 
 
 def tell(streams: "tuple[TableStream, TableStream]", plan: SkyPlan) -> None:
@@ -240,7 +260,24 @@ def tell(streams: "tuple[TableStream, TableStream]", plan: SkyPlan) -> None:
         if taken and not stream.numbered:
             say(f"join: {stream.path}: left out, as HATS has its own of the name: {', '.join(taken)}")
     if plan.renamed:
-        say(f"join: {renamed(plan.names)}")
+        say(f"join: {renamed(plan.names, plan.made)}")
+    sides = [(_named(stream), columns) for stream, columns in zip(streams, (plan.left, plan.right), strict=True)]
+    if sides[0] == sides[1] and not plan.settings.not_self and plan.settings.how != "one-to-one":
+        say(f"join: both sides are {streams[0].path}, so every row finds itself; give --not-self for other rows only")
+
+
+def tell_nothing_found(found: Joined, plan: SkyPlan) -> None:
+    """Warn where both sides have positions and no two rows are near: one side may not be what it is taken for."""
+    sides = (found.left, found.left_lost), (found.right, found.right_lost)
+    placed = all(rows is None or rows > (lost or 0) for rows, lost in sides)
+    if found.matched or not placed:
+        return
+    say(
+        f"join: WARNING: nothing matched within {plan.settings.radius_arcsec:g} arcsec; are both catalogues of the "
+        "same sky, with positions in degrees? "
+        f"They were taken from {plan.left.ra!r} and {plan.left.dec!r} of the left, "
+        f"{plan.right.ra!r} and {plan.right.dec!r} of the right catalogue (--left-ra, --right-ra ... name others)"
+    )
 
 
 def chosen_backend(streams: "tuple[TableStream, TableStream]", backend: Backend) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from skysom.cluster.tables import compute_each, dask_scheduler, default_scheduler
 from skysom.jobs.errors import ConfigError
-from skysom.jobs.joins.hats import HatsOptions, identity, import_hats
+from skysom.jobs.joins.hats import HatsOptions, check_scheduler, identity, import_hats
 from skysom.jobs.joins.output import kind_of
 from skysom.jobs.joins.pairs import one_to_one
 from skysom.jobs.joins.sky import ADDED, LSDB_SEPARATION, Joined, SkyJoin, SkyPlan
@@ -41,6 +41,7 @@ def join_by_partitions(
     from skysom.jobs.joins.lsdb_write import Writing
 
     scheduler = scheduler or default_scheduler()
+    check_scheduler(scheduler)
     check_sides(left, right, plan)
     if not has_positions(left, right, plan):
         return join_unmatched(left, right, plan, output, overwrite)
@@ -50,7 +51,8 @@ def join_by_partitions(
         with hats_partitions.quiet():
             pairs = None
             if plan.settings.how == "one-to-one":
-                pairs = _taken_pairs(sides, plan, work.path, scheduler)
+                with hats.partitions_readable(*sides):
+                    pairs = _taken_pairs(sides, plan, work.path, scheduler)
             result = matched_catalogue(sides, plan, pairs)
             return Writing(plan, work, sides, result).run(scheduler)
 
@@ -83,7 +85,13 @@ def lazy_join(left: str | Place, right: str | Place, settings: SkyJoin) -> Any:
 
 
 def check_sides(left: TableStream, right: TableStream, plan: SkyPlan) -> None:
-    """ConfigError for a HATS catalogue whose margin is too narrow, or that lacks row numbers that are needed."""
+    """See that catalogues in HATS can be matched, before work starts.
+
+    Raises
+    ------
+    ConfigError : a margin that is too narrow, or row numbers that are needed and not there.
+    CatalogueError : partitions that are not there.
+    """
     numbered = plan.settings.how == "one-to-one" or plan.settings.not_self
     for stream in (left, right):
         if numbered and is_hats(stream.path) and not stream.numbered:
@@ -91,6 +99,8 @@ def check_sides(left: TableStream, right: TableStream, plan: SkyPlan) -> None:
                 f"{stream.path} has no row numbers that skysom gave it ({hats.ROW_COLUMN}), which one-to-one and "
                 f"not-self need; write it again with: skysom join hats {stream.path} DIR"
             )
+        if is_hats(stream.path):
+            hats.check_partitions(stream.path)
     if is_hats(right.path):
         margin, radius = hats.margin_of(right.path), plan.settings.radius_arcsec
         if margin < radius:

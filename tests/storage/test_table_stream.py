@@ -5,6 +5,7 @@ import gzip
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
@@ -71,7 +72,7 @@ def test_units_and_columns_of_arrays_are_told(tmp_path, table):
     for suffix in ("fits", "vot"):
         stream = open_table(write(table, tmp_path / f"cat.{suffix}"))
         assert stream.dropped == ("pair",)
-        assert stream.dropped_note.endswith("are left out: pair")
+        assert "are left out: pair; of lists, only those in Parquet are kept" in stream.dropped_note
         assert stream.units == {"ra": "deg"}
         assert next(stream.parts())[1].schema.field("ra").metadata == {b"unit": b"deg"}
 
@@ -188,6 +189,24 @@ def test_quoted_lines_blank_lines_and_a_mark_at_the_beginning(tmp_path):
     found = open_table(path).table()
     assert found.column_names == ["name", "note", "Unnamed: 2"]
     assert found.to_pydict() == {"name": ["a", "b"], "note": ['two\nlines, "quoted"', None], "Unnamed: 2": [1, 2]}
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_threads_of_arrow_never_hold_a_python_stream(tmp_path, monkeypatch, zipped):
+    """One that is let go of as the interpreter ends aborts the process, whatever it had to say."""
+    given, open_reader = [], pa.csv.open_csv
+
+    def opened(stream, **options):
+        given.append(stream)
+        return open_reader(stream, **options)
+
+    monkeypatch.setattr("pyarrow.csv.open_csv", opened)
+    data = b"a,b\n1,x\n2,y\n"
+    (tmp_path / "a.csv").write_bytes(gzip.compress(data[:8]) + gzip.compress(data[8:]) if zipped else data)
+    assert open_table(tmp_path / "a.csv").table().to_pydict() == {"a": [1, 2], "b": ["x", "y"]}
+    assert len(given) == 2
+    assert all(isinstance(stream, pa.NativeFile) and not isinstance(stream, pa.PythonFile) for stream in given)
+    assert all(stream.closed for stream in given)
 
 
 def test_headers_of_any_length_and_with_breaks_in_names(tmp_path):

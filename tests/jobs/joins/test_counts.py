@@ -110,6 +110,8 @@ def test_radii_that_make_no_sense_are_refused(tmp_path, catalogues):
     for radii in ((), (5.0, 5.0), (-1.0,)):
         with pytest.raises(ConfigError, match="radi"):
             join_counts(*sides, radii, tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=r"radii 5.0, 5.0000001; give one or several that differ in their first six"):
+        join_counts(*sides, (5.0, 5.0000001), tmp_path / "a.parquet")
     with pytest.raises(CatalogueError, match="no column 'x'"):
         join_counts(*sides, (1.0,), tmp_path / "a.parquet", SkyJoin(0, where="x > 1"))
     assert list(tmp_path.iterdir()) == []

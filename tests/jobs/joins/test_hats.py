@@ -11,10 +11,10 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.table import Table
 
-from skysom.cluster.errors import LockedError
+from skysom.cluster.errors import LockedError, SchedulerError
 from skysom.jobs.errors import ConfigError
 from skysom.jobs.joins import hats as join_hats
-from skysom.jobs.joins import lsdb_write, work
+from skysom.jobs.joins import lsdb_write
 from skysom.jobs.joins.hats import HatsOptions, import_hats
 from skysom.jobs.joins.sky import SkyJoin, join_sky
 from skysom.storage.errors import CatalogueError
@@ -306,25 +306,6 @@ def test_rows_without_a_position_are_never_all_in_memory(tmp_path, crowd, monkey
             assert file.metadata.row_group(0).num_rows < 1000
 
 
-@pytest.mark.parametrize("name", ["b", "b.parquet"])
-def test_a_kill_as_a_run_cleans_up_leaves_nothing_for_ever(tmp_path, crowd, monkeypatch, name):
-    crowd.to_parquet(tmp_path / "cat.parquet")
-    import_hats(tmp_path / "cat.parquet", tmp_path / "a")
-
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(work.shutil, "rmtree", killed)
-        with pytest.raises(KeyboardInterrupt):
-            join_sky(tmp_path / "a", tmp_path / "a", SkyJoin(5), tmp_path / name, backend="lsdb")
-    assert (tmp_path / f".{name}.join").exists()
-    with pytest.raises(ConfigError, match="is there already"):
-        join_sky(tmp_path / "a", tmp_path / "a", SkyJoin(5), tmp_path / name, backend="lsdb")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", name, "cat.parquet"]
-    assert open_table(tmp_path / name).rows == 300
-
-
 def test_a_match_is_numbered_and_other_numbers_are_not_believed(tmp_path, crowd):
     crowd.assign(_skysom_row=7).to_parquet(tmp_path / "cat.parquet")
     import_hats(tmp_path / "cat.parquet", tmp_path / "a", HatsOptions(partition_rows=40))
@@ -353,4 +334,56 @@ def test_what_cannot_become_hats_is_told(tmp_path, table):
         import_hats(tmp_path / "cat.parquet", "memory://bucket/a", HatsOptions("x", "Dec"))
     with pytest.raises(CatalogueError, match="margin of -1"):
         import_hats(tmp_path / "cat.parquet", tmp_path / "a", HatsOptions("x", "Dec", margin_arcsec=-1))
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["a,b", "a\\b", "file:x", "a b"])
+def test_odd_names_of_directories_can_be_opened_or_are_refused(tmp_path, crowd, name):
+    crowd.to_parquet(tmp_path / "cat.parquet")
+    if name == "file:x":
+        with pytest.raises(ConfigError, match="reads as a URL"):
+            import_hats(tmp_path / "cat.parquet", tmp_path / name)
+        return
+    import_hats(tmp_path / "cat.parquet", tmp_path / name, HatsOptions(margin_arcsec=5))
+    assert len(opened(tmp_path / name)[1]) == 298
+
+
+def test_refused_imports_leave_nothing(tmp_path, crowd):
+    crowd.to_parquet(tmp_path / "cat.parquet")
+    with pytest.raises(SchedulerError, match="bogus"):
+        import_hats(tmp_path / "cat.parquet", tmp_path / "a", scheduler="bogus")
+    with pytest.raises(CatalogueError, match="margin of inf"):
+        import_hats(tmp_path / "cat.parquet", tmp_path / "a", HatsOptions(margin_arcsec=np.inf))
+    sides = tmp_path / "cat.parquet", tmp_path / "cat.parquet"
+    with pytest.raises(SchedulerError, match="bogus"):
+        join_sky(*sides, SkyJoin(5), tmp_path / "a", backend="lsdb", scheduler="bogus")
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.parquet"]
+
+
+def test_damaged_partitions_are_named(tmp_path, crowd):
+    crowd.to_parquet(tmp_path / "cat.parquet")
+    import_hats(tmp_path / "cat.parquet", tmp_path / "a", HatsOptions(margin_arcsec=60, partition_rows=60))
+    margin = sorted((tmp_path / "a" / "a_margin").rglob("Npix*.parquet"))[0]
+    held = margin.read_bytes()
+    margin.unlink()
+    with pytest.raises(CatalogueError, match=rf"lacks 1 of .*{margin.name}"):
+        join_sky(tmp_path / "a", tmp_path / "a", SkyJoin(5), tmp_path / "b.csv", backend="lsdb")
+    margin.write_bytes(held)
+    part = sorted((tmp_path / "a" / "a").rglob("Npix*.parquet"))[-1]
+    part.write_bytes(part.read_bytes()[:-100])
+    for how in ("all", "one-to-one"):
+        with pytest.raises(CatalogueError, match=rf"{part.name} is no whole partition"):
+            join_sky(tmp_path / "a", tmp_path / "a", SkyJoin(5, how), tmp_path / "b.csv", backend="lsdb")
+
+
+def test_a_catalogue_that_lacks_rows_is_never_finished(tmp_path, crowd, monkeypatch):
+    crowd.to_parquet(tmp_path / "cat.parquet")
+
+    def lossy(files, number, base, pixel):
+        return 1 + write(files, number, base, pixel)
+
+    write = join_hats._write_partition
+    monkeypatch.setattr(join_hats, "_write_partition", lossy)
+    with pytest.raises(CatalogueError, match=r"298 rows, .* were written"):
+        import_hats(tmp_path / "cat.parquet", tmp_path / "a", HatsOptions(margin_arcsec=0))
     assert not (tmp_path / "a").exists()

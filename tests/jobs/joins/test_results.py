@@ -117,6 +117,44 @@ def test_ids_that_are_no_text_and_none_at_all(tmp_path):
     assert pq.read_table(tmp_path / "b.parquet")["x"].to_pylist() == [1, None, 2]
 
 
+def test_rows_without_an_id_are_not_joined_to_each_other(tmp_path):
+    (tmp_path / "results.csv").write_text("name,v\na,1\n,2\nrow-3,4\n")
+    (tmp_path / "cat.csv").write_text("name,ra\na,1\n,2\nb,3\n ,4\n")
+    sides = tmp_path / "results.csv", tmp_path / "cat.csv"
+    found = join_results(*sides, tmp_path / "a.parquet")
+    assert pq.read_table(tmp_path / "a.parquet")["v"].to_pylist() == [1, None, None, 4]  # an id that says row-3
+    assert (found.matched, found.unused, found.no_id) == (2, 0, 1)
+    assert "; 1 results have no id, and so are of no row" in str(found)
+    numbers = pd.DataFrame({"source_id": [None, 7.0, None], "v": [1, 2, 3]})
+    numbers.to_parquet(tmp_path / "numbers.parquet")
+    numbers[["source_id"]].to_parquet(tmp_path / "cat.parquet")
+    found = join_results(tmp_path / "numbers.parquet", tmp_path / "cat.parquet", tmp_path / "b.parquet")
+    assert pq.read_table(tmp_path / "b.parquet")["v"].to_pylist() == [None, 2, None]
+    assert found.no_id == 2
+    numbers.assign(source_id=np.nan).to_parquet(tmp_path / "none.parquet")
+    with pytest.raises(ConfigError, match=r"none of the 3 results in .*none.parquet has an id"):
+        join_results(tmp_path / "none.parquet", tmp_path / "cat.parquet", tmp_path / "c.parquet")
+
+
+def test_a_mark_that_results_have_already_gets_a_name_of_its_own(tmp_path, capsys):
+    results = pd.DataFrame({"source_id": ["a", "a"], "x": [1, 2], "duplicate_id": ["mine", "too"]})
+    results.to_parquet(tmp_path / "results.parquet")
+    catalogue = pd.DataFrame({"id": ["b", "a", "a"]})
+    catalogue.to_parquet(tmp_path / "cat.parquet")
+    settings_ = ResultsJoin("id", duplicates="mark")
+    found = join_results(tmp_path / "results.parquet", tmp_path / "cat.parquet", tmp_path / "a.parquet", settings_)
+    expected = {"id": ["b", "a", "a"], "x": [None, 1, 2], "duplicate_id_skysom": [None, "mine", "too"]}
+    assert pq.read_table(tmp_path / "a.parquet").to_pydict() == expected | {"duplicate_id": [False, True, True]}
+    assert found.renamed == {"duplicate_id": "duplicate_id_skysom"}
+    assert str(found).endswith("1 ids are there more than once (duplicate_id)")
+    catalogue.assign(duplicate_id=[5, 6, 7]).to_parquet(tmp_path / "cat.parquet")
+    found = join_results(tmp_path / "results.parquet", tmp_path / "cat.parquet", tmp_path / "b.parquet", settings_)
+    names = ["id", "duplicate_id", "x", "duplicate_id_skysom_skysom", "duplicate_id_skysom"]
+    assert pq.read_schema(tmp_path / "b.parquet").names == names
+    assert str(found).endswith("1 ids are there more than once (duplicate_id_skysom)")
+    assert "duplicate_id of this join -> duplicate_id_skysom" in capsys.readouterr().err
+
+
 def test_only_rows_that_are_selected_are_written(tmp_path, capsys):
     pd.DataFrame({"source_id": ["a", "b", "c"], "x": [1, 2, 3]}).to_parquet(tmp_path / "results.parquet")
     pd.DataFrame({"id": ["c", "d", "a", "b"], "flux": [1.0, 2, 3, 4]}).to_parquet(tmp_path / "cat.parquet")

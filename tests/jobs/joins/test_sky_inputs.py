@@ -125,6 +125,19 @@ def test_counts_of_a_catalogue_with_itself_at_other_positions_are_never_negative
     assert sum(found["count_200arcsec"].to_pylist()) == joined[0].pairs > 20
 
 
+@pytest.mark.parametrize("how", ["nearest", "all"])
+def test_a_catalogue_with_itself_is_told(tmp_path, sides, capsys, how):
+    told = f"both sides are {sides[0]}, so every row finds itself; give --not-self"
+    join_sky(sides[0], sides[0], SkyJoin(9, how), tmp_path / "a.parquet")
+    assert told in capsys.readouterr().err
+    join_counts(sides[0], sides[0], (9.0,), tmp_path / "b.parquet")
+    assert told in capsys.readouterr().err
+    join_sky(sides[0], sides[0], SkyJoin(9, how, not_self=True), tmp_path / "c.parquet")
+    join_sky(sides[0], sides[0], SkyJoin(9, "one-to-one"), tmp_path / "d.parquet")
+    join_sky(*sides, SkyJoin(9, how), tmp_path / "e.parquet")
+    assert "both sides are" not in capsys.readouterr().err
+
+
 # --- empty sides ----------------------------------------------------------------------------------
 
 
@@ -162,6 +175,19 @@ def test_nothing_that_matches_may_still_be_hats(tmp_path, sides, backend):
     import_hats(sides[1], tmp_path / "right", HatsOptions(margin_arcsec=200))
     join_sky(sides[0], tmp_path / "right", settings, tmp_path / "c.parquet", backend=backend)
     assert pq.read_table(tmp_path / "c.parquet")["rank"].null_count == 300
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_matched_where_both_sides_have_positions_is_told(tmp_path, sides, backend, capsys):
+    pd.read_parquet(sides[1]).assign(dec=lambda table: table["dec"] - 40).to_parquet(sides[1])
+    told = "WARNING: nothing matched within 9 arcsec; are both catalogues of the same sky, with positions in degrees?"
+    join_sky(*sides, SkyJoin(9), tmp_path / "a.parquet", backend=backend)
+    assert told in capsys.readouterr().err
+    join_counts(*sides, (3.0, 9.0), tmp_path / "b.parquet", backend=backend)
+    assert told in capsys.readouterr().err
+    join_sky(*sides, SkyJoin(9, right_where="id < 0"), tmp_path / "c.parquet", backend=backend)
+    join_sky(sides[0], sides[0], SkyJoin(9, where="id < 0"), tmp_path / "d.parquet", backend=backend)
+    assert "nothing matched" not in capsys.readouterr().err
 
 
 # --- columns --------------------------------------------------------------------------------------
@@ -216,6 +242,44 @@ def test_columns_that_are_left_out_are_told(tmp_path, sides, backend, capsys):
     join_counts(sides[0], sides[0], (5.0,), tmp_path / "b.parquet", backend=backend)
     assert capsys.readouterr().err.count("left out: box") == 1
     assert "box" not in pq.read_schema(tmp_path / "a.parquet").names
+
+
+def test_a_result_may_be_joined_again_on_either_side(tmp_path, sides, capsys):
+    """Its rank and separation are columns of the user; those of the new match are others."""
+    first = tmp_path / "first.parquet"
+    join_sky(*sides, SkyJoin(200, suffix="_wise", right_columns=("id",)), first)
+    theirs = pq.read_table(first)
+    capsys.readouterr()
+    told, found = both(tmp_path, (sides[1], first), SkyJoin(300, "all", where="separation_arcsec > 100"))
+    names = ["id_right", "ra_right", "dec_right", "flux_right", "id_wise", "separation_arcsec_right", "rank_right"]
+    assert found.column_names == ["id", "ra", "dec", "flux", *names, "separation_arcsec", "rank"]
+    renames = {name.removesuffix("_right"): name for name in names if name != "id_wise"}
+    assert told[0].renamed == told[1].renamed == renames
+    assert "rank -> rank_right" in capsys.readouterr().err
+    assert min(found["separation_arcsec"].to_pylist()) > 100  # the new one
+    rows = found["id_right"].to_pylist()
+    assert found["separation_arcsec_right"].to_pylist() == theirs["separation_arcsec"].take(rows).to_pylist()
+    _, found = both(tmp_path, (first, first), SkyJoin(300, "all", "inner"))
+    names = ["separation_arcsec_right_right", "rank_right_right", "separation_arcsec_right", "rank_right"]
+    assert found.column_names[-4:] == names
+    assert "rank -> rank_right_right, separation_arcsec of this join -> separation_arcsec_right" in (
+        capsys.readouterr().err
+    )
+    _, found = both(tmp_path, (first, sides[1]), SkyJoin(0), (100.0,))
+    assert found.column_names == [*theirs.column_names, "count_100arcsec"]
+
+
+@pytest.mark.parametrize("name", ["_skysom_separation", "_skysom_rank", "flux_skysom_added", "_skysom_count_0"])
+def test_names_that_matching_needs_are_refused_on_the_left_and_kept_on_the_right(tmp_path, sides, name):
+    table = pd.read_parquet(sides[0])
+    table.assign(**{name: table["id"]}).to_parquet(tmp_path / "named.parquet", index=False)
+    for backend in BACKENDS:
+        with pytest.raises(ConfigError, match=rf"named.parquet has a column '{name}'; names that begin with _skysom_"):
+            join_sky(tmp_path / "named.parquet", sides[1], SkyJoin(9), tmp_path / "a.parquet", backend=backend)
+        with pytest.raises(ConfigError, match=name):
+            join_counts(tmp_path / "named.parquet", sides[1], (9.0,), tmp_path / "a.parquet", backend=backend)
+    _, found = both(tmp_path, (sides[1], tmp_path / "named.parquet"), SkyJoin(200, "all"))
+    assert found[name].to_pylist() == found["id_right"].to_pylist()
 
 
 def test_right_ascensions_of_360_are_those_of_0(tmp_path):
