@@ -206,7 +206,8 @@ def from_both(left, right, settings, folder):
     """The result with each backend, in one order."""
     found = []
     for backend in ("astropy", "lsdb"):
-        join_sky(left, right, settings, folder / f"{backend}.parquet", backend=backend, overwrite=True)
+        target = folder / f"{backend}.parquet"
+        join_sky(left, right, settings, target, backend=backend, scheduler="threads", overwrite=True)
         found.append(pq.read_table(folder / f"{backend}.parquet"))
     return [one.sort_by([("name", "ascending"), ("rank", "ascending")]) for one in found]
 
