@@ -60,8 +60,8 @@ class CatalogueFile:
 
     @property
     def units(self) -> dict[str, str]:
-        """Units of the columns that have one, as the file writes them."""
-        return dict(_opened(self.path).units)
+        """Units of the columns that have one, as the file writes them; none of a catalogue without rows."""
+        return dict(_opened(self.path).units) if self.rows else {}
 
     def blocks(
         self, columns: Sequence[str] | None = None, rows: int = BLOCK_ROWS
