@@ -280,13 +280,7 @@ def _on_dask_cluster(address: str, deadline_s: float) -> Iterator[None]:
             "check the address, or use the Dask scheduler 'threads'"
         ) from error
     with client:
-        try:
-            client.wait_for_workers(1, timeout=deadline_s)
-        except TimeoutError as error:
-            raise SchedulerError(
-                f"the Dask scheduler at {address} has no worker within {deadline_s:g} s; "
-                f"start one: dask worker {address}"
-            ) from error
+        _await_worker(client, f"the Dask scheduler at {address}", address, deadline_s)
         with dask.config.set(scheduler=client):
             yield
 
@@ -302,15 +296,19 @@ def _on_own_client(deadline_s: float) -> Iterator[None]:
             "the Dask scheduler 'distributed' needs a client in this process; make one (distributed.Client(...)), "
             "give the scheduler's address as 'tcp://host:port', or use 'threads'"
         )
+    _await_worker(client, "the Dask client of this process", client.scheduler.address, deadline_s)
+    with dask.config.set(scheduler=client):
+        yield
+
+
+def _await_worker(client: Any, who: str, address: str, deadline_s: float) -> None:
+    """Wait until a client has a worker; SchedulerError, which names ``who`` has none, at the deadline."""
     try:
         client.wait_for_workers(1, timeout=deadline_s)
     except TimeoutError as error:
         raise SchedulerError(
-            f"the Dask client of this process has no worker within {deadline_s:g} s; start one: "
-            f"dask worker {client.scheduler.address}"
+            f"{who} has no worker within {deadline_s:g} s; start one: dask worker {address}"
         ) from error
-    with dask.config.set(scheduler=client):
-        yield
 
 
 def _own_client() -> Any:

@@ -48,12 +48,7 @@ def read_catalogue(path: str | Place) -> pd.DataFrame:
     path = place(path)
     if not places.is_file(path):
         raise CatalogueError(f"no catalogue file at {path}; check the path")
-    suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == "gz":
-        suffixes.pop()
-    kind = FORMATS.get(suffixes[-1] if suffixes else "")
-    if kind is None:
-        raise CatalogueError(f"{path.name}: unknown catalogue format; known are .{', .'.join(FORMATS)}")
+    kind = format_of(path)
     readers = {"csv": _read_csv, "fits": _read_fits, "votable": _read_votable, "parquet": _read_parquet}
     try:
         with warnings.catch_warnings():
@@ -185,8 +180,51 @@ def parquet_source(path: Place) -> Any:
     return open_binary(path) if is_remote(path) else path
 
 
+def format_of(path: Place, others: str = "") -> str:
+    """Format of a catalogue by its suffix, one of the values of ``FORMATS``.
+
+    others : what the message of the error adds to the known suffixes.
+
+    Raises
+    ------
+    CatalogueError : unknown format.
+    """
+    suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == "gz":
+        suffixes.pop()
+    kind = FORMATS.get(suffixes[-1] if suffixes else "")
+    if kind is None:
+        raise CatalogueError(f"{path.name}: unknown catalogue format; known are .{', .'.join(FORMATS)}{others}")
+    return kind
+
+
+def open_unpacked(path: Place) -> IO[bytes]:
+    """Open a file that may be gzipped: a stream of what it holds unpacked, whatever its suffix says.
+
+    Raises
+    ------
+    FileNotFoundError : it is not there.
+    """
+    raw = open_binary(path)
+    zipped = raw.read(2) == b"\x1f\x8b"
+    raw.seek(0)
+    return _Unpacked(raw) if zipped else raw  # type: ignore[return-value]
+
+
+class _Unpacked(gzip.GzipFile):
+    """What a gzipped stream holds; closes the stream, too."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        super().__init__(fileobj=raw)
+        self._raw = raw
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
+
+
 def _read_csv(path: Place) -> pd.DataFrame:
-    with _open(path) as stream:
+    with open_unpacked(path) as stream:
         start = stream.read(65536)
     if b"\0" in start:
         raise CatalogueError(f"{path} holds binary data, not CSV text; give it the suffix of its format")
@@ -197,7 +235,7 @@ def _read_csv(path: Place) -> pd.DataFrame:
     if len(header) == 1 and re.search(r"[;\t|]", first):
         raise CatalogueError(f"{path} is not separated by commas (it begins {first[:60]!r}); save it as CSV")
     _refuse_duplicates(path, header)
-    with _open(path) as stream, warnings.catch_warnings():
+    with open_unpacked(path) as stream, warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
         table = pd.read_csv(stream, index_col=False, encoding="utf-8-sig", dtype_backend="numpy_nullable")
     table = _keep_leading_zeros(path, table).apply(_plain)
@@ -210,7 +248,7 @@ def _keep_leading_zeros(path: Place, table: pd.DataFrame) -> pd.DataFrame:
     whole = [name for name in table.columns if pd.api.types.is_integer_dtype(table[name])]
     if not whole:
         return table
-    with _open(path) as stream:
+    with open_unpacked(path) as stream:
         raw = pd.read_csv(stream, usecols=whole, dtype="string", encoding="utf-8-sig", keep_default_na=False)
     for name in whole:
         if raw[name].str.match(r"\s*[+-]?0\d").any():
@@ -233,7 +271,7 @@ def _read_fits(path: Place) -> pd.DataFrame:
 def _read_votable(path: Place) -> pd.DataFrame:
     from astropy.io.votable import parse_single_table
 
-    with _open(path) as stream:
+    with open_unpacked(path) as stream:
         content = stream.read()
     # astropy would fetch the address of a STREAM, and expand entities; neither belongs in a catalogue.
     if b"\0" in content[:200] or re.search(rb"<!(DOCTYPE|ENTITY)|<(\w+:)?STREAM[^>]*\shref", content, re.IGNORECASE):
@@ -298,25 +336,6 @@ def _plain(column: pd.Series) -> pd.Series:
 def _texts(values: pd.Series) -> list[str]:
     """Values as text without surrounding blanks, "" where missing."""
     return ["" if missing else str(v).strip() for v, missing in zip(values, values.isna(), strict=True)]
-
-
-def _open(path: Place) -> IO[bytes]:
-    raw = open_binary(path)
-    zipped = raw.read(2) == b"\x1f\x8b"
-    raw.seek(0)
-    return _Unpacked(raw) if zipped else raw  # type: ignore[return-value]
-
-
-class _Unpacked(gzip.GzipFile):
-    """What a gzipped stream holds; closes the stream, too."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        super().__init__(fileobj=raw)
-        self._raw = raw
-
-    def close(self) -> None:
-        super().close()
-        self._raw.close()
 
 
 def _refuse_duplicates(path: Place, names: list[str]) -> None:

@@ -1,19 +1,19 @@
 """CSV in parts: a first reading learns the type of every column from all values, later ones give Arrow tables."""
 
 import csv
-import gzip
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from skysom.storage.catalogue import open_unpacked
 from skysom.storage.errors import CatalogueError
-from skysom.storage.place import Place, open_binary
+from skysom.storage.place import Place
 from skysom.storage.table_stream import TableStream
 
 BLOCK_BYTES = 2**24
@@ -172,7 +172,7 @@ def _header_row(path: Place) -> tuple[list[str], int, str, list[str]]:
     """The first row, the number of lines to its end, its first line and, if that begins with #, the row after it."""
     size = HEADER_BYTES
     while True:
-        with _text(path) as stream:
+        with open_unpacked(path) as stream:
             start = stream.read(size)
         if b"\0" in start:
             raise CatalogueError(f"{path} holds binary data, not CSV text; give it the suffix of its format")
@@ -194,16 +194,6 @@ def _header_row(path: Place) -> tuple[list[str], int, str, list[str]]:
         size *= 4
 
 
-def _text(path: Place) -> IO[bytes]:
-    """The text of a file that may be gzipped; closing it closes the file."""
-    raw = open_binary(path)
-    zipped = raw.read(2) == b"\x1f\x8b"
-    raw.seek(0)
-    if not zipped:
-        return raw
-    return _Unpacked(raw)  # type: ignore[return-value]
-
-
 def _arrow_text(path: Place, stack: ExitStack) -> Any:
     """The text for Arrow to read in threads of its own.
 
@@ -211,20 +201,8 @@ def _arrow_text(path: Place, stack: ExitStack) -> Any:
     and the process is aborted where that needs the interpreter as it ends.
     """
     if not isinstance(path, Path):
-        return stack.enter_context(_text(path))
+        return stack.enter_context(open_unpacked(path))
     with path.open("rb") as start:
         zipped = start.read(2) == b"\x1f\x8b"
     stream = stack.enter_context(pa.OSFile(str(path)))
     return stack.enter_context(pa.CompressedInputStream(stream, "gzip")) if zipped else stream
-
-
-class _Unpacked(gzip.GzipFile):
-    """What a gzipped stream holds; closes the stream, too."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        super().__init__(fileobj=raw)
-        self._raw = raw
-
-    def close(self) -> None:
-        super().close()
-        self._raw.close()

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skysom.storage import place as places
-from skysom.storage.catalogue import FORMATS, parquet_source, read_catalogue
+from skysom.storage.catalogue import FORMATS, format_of, parquet_source, read_catalogue
 from skysom.storage.errors import CatalogueError, PlaceError
 from skysom.storage.place import Place, is_remote, place
 
@@ -112,12 +112,7 @@ def open_table(path: str | Place, *, lists: bool = False) -> TableStream:
             return open_hats(path, lists)
     if not places.is_file(path):
         raise CatalogueError(f"no catalogue at {path}; give a file, or the directory of a HATS catalogue")
-    suffixes = [suffix.lower().lstrip(".") for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == "gz":
-        suffixes.pop()
-    kind = FORMATS.get(suffixes[-1] if suffixes else "")
-    if kind is None:
-        raise CatalogueError(f"{path.name}: unknown catalogue format; known are .{', .'.join(FORMATS)} and HATS")
+    kind = format_of(path, " and HATS")
     with readable(path):
         if kind == "parquet":
             found = _open_parquet(path, lists)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from skysom.storage.place import Place
 from skysom.storage.table_stream import TableStream, open_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
 
 
@@ -86,7 +88,17 @@ def join_counts(
     if chosen_backend(streams, backend) == "astropy":
         found = _count_in_memory(*streams, plan, output, overwrite)
     else:
-        found = _count_by_partitions(*streams, plan, output, scheduler, overwrite)
+        from skysom.jobs.joins.with_lsdb import join_by_partitions
+
+        found = join_by_partitions(
+            *streams,
+            plan,
+            output,
+            matched=_counted_catalogue,
+            claim={"radii": plan.radii_arcsec},
+            scheduler=scheduler,
+            overwrite=overwrite,
+        )
     tell_nothing_found(found, plan)
     return found
 
@@ -136,33 +148,10 @@ def _count_in_memory(
     return Joined("astropy", rows, len(other.table), one.lost, other.lost, matched, found, len(table), plan.renamed)
 
 
-def _count_by_partitions(
-    left: TableStream,
-    right: TableStream,
-    plan: CountPlan,
-    output: str | Place,
-    scheduler: str | None,
-    overwrite: bool,
-) -> Joined:
-    from skysom.cluster.tables import default_scheduler
-    from skysom.jobs.joins.hats import check_scheduler, identity
-    from skysom.jobs.joins.lsdb_write import Writing
-    from skysom.jobs.joins.output import kind_of
-    from skysom.jobs.joins.unmatched import has_positions, join_unmatched
-    from skysom.jobs.joins.with_lsdb import as_hats, brought_together, check_sides
-    from skysom.jobs.joins.work import WorkFolder
-    from skysom.storage.hats_partitions import quiet
+def _counted_catalogue(sides: tuple[Place, Place], plan: SkyPlan, _pairs: "Path | None") -> Any:
+    """The lazy left catalogue with its counts as LSDB gives it."""
+    from skysom.jobs.joins.lsdb_match import SkyCounts
+    from skysom.jobs.joins.with_lsdb import brought_together
 
-    scheduler = scheduler or default_scheduler()
-    check_scheduler(scheduler)
-    check_sides(left, right, plan)
-    if not has_positions(left, right, plan):
-        return join_unmatched(left, right, plan, output, overwrite)
-    claim = {"left": identity(left.path), "right": identity(right.path), "settings": asdict(plan.settings)}
-    with WorkFolder(output, claim | {"radii": plan.radii_arcsec}, overwrite=overwrite, kind=kind_of(output)) as work:
-        sides, ready = as_hats(left, right, plan, work.path, scheduler)
-        with quiet():
-            from skysom.jobs.joins.lsdb_match import SkyCounts
-
-            assert isinstance(ready, CountPlan)
-            return Writing(ready, work, sides, brought_together(sides, ready, SkyCounts(ready))).run(scheduler)
+    assert isinstance(plan, CountPlan)
+    return brought_together(sides, plan, SkyCounts(plan))

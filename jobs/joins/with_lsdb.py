@@ -3,6 +3,7 @@
 work folder:  left/, right/ (HATS of files that were none)   pairs.npy (one-to-one)   tree/ (the result)   written/
 """
 
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from skysom.storage.table_stream import TableStream, is_hats, open_table
 if TYPE_CHECKING:
     import pandas as pd
 
+Matched = Callable[[tuple[Place, Place], SkyPlan, Path | None], Any]
+"""Makes the lazy result of two HATS catalogues, a plan for them, and the file of pairs of a one-to-one plan."""
+
 
 def join_by_partitions(
     left: TableStream,
@@ -34,10 +38,16 @@ def join_by_partitions(
     plan: SkyPlan,
     output: str | Place,
     *,
+    matched: Matched | None = None,
+    claim: Mapping[str, Any] | None = None,
     scheduler: str | None = None,
     overwrite: bool = False,
 ) -> Joined:
-    """`join_sky` with LSDB. A run that was killed goes on where it was, partition by partition."""
+    """`join_sky` with LSDB. A run that was killed goes on where it was, partition by partition.
+
+    matched : makes another result than `matched_catalogue`. claim : plain values that such a result depends on beside
+    the catalogues and the settings; a run with others does not go on with it.
+    """
     from skysom.jobs.joins.lsdb_write import Writing
 
     scheduler = scheduler or default_scheduler()
@@ -45,15 +55,15 @@ def join_by_partitions(
     check_sides(left, right, plan)
     if not has_positions(left, right, plan):
         return join_unmatched(left, right, plan, output, overwrite)
-    claim = {"left": identity(left.path), "right": identity(right.path), "settings": asdict(plan.settings)}
-    with WorkFolder(output, claim, overwrite=overwrite, kind=kind_of(output)) as work:
+    own = {"left": identity(left.path), "right": identity(right.path), "settings": asdict(plan.settings)}
+    with WorkFolder(output, own | dict(claim or {}), overwrite=overwrite, kind=kind_of(output)) as work:
         sides, plan = as_hats(left, right, plan, work.path, scheduler)
         with hats_partitions.quiet():
             pairs = None
             if plan.settings.how == "one-to-one":
                 with hats.partitions_readable(*sides):
                     pairs = _taken_pairs(sides, plan, work.path, scheduler)
-            result = matched_catalogue(sides, plan, pairs)
+            result = (matched or matched_catalogue)(sides, plan, pairs)
             return Writing(plan, work, sides, result).run(scheduler)
 
 

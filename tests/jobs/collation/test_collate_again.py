@@ -49,13 +49,6 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def collated(whole, tmp_path):
-    """The same with a folder of its own."""
-    shutil.copytree(whole[1], tmp_path / "out")
-    return whole[0], tmp_path / "out"
-
-
-@pytest.fixture
 def ran(monkeypatch):
     """What tasks ran since the test began: (name, box or None, rows or None)."""
     found = []

@@ -4,7 +4,6 @@ import errno
 import importlib.util
 import json
 import resource
-import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -43,13 +42,6 @@ def whole(tmp_path_factory):
     inputs = replace(inputs, limit_arcsec=60.0)
     assert run(inputs, folder / "out")["boxes"] > 2
     return inputs, folder / "out"
-
-
-@pytest.fixture
-def collated(whole, tmp_path):
-    """The same with a folder of its own."""
-    shutil.copytree(whole[1], tmp_path / "out")
-    return whole[0], tmp_path / "out"
 
 
 # --- published tables -----------------------------------------------------------------------------
