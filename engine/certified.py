@@ -21,7 +21,7 @@ from skysom.engine import dihedral
 from skysom.engine.blocks import image_innermost, padded
 from skysom.engine.coarse import CoarseScores
 from skysom.engine.direct import at_places, sums_at_places
-from skysom.engine.energies import energies
+from skysom.engine.energies import energies, partial_patterns
 from skysom.engine.errors import EngineError
 from skysom.engine.exact import Search, sample
 from skysom.engine.geometry import Geometry
@@ -254,14 +254,15 @@ class CertifiedSearch:
         """|T x|^2 over the region, (8, R/4, B) float32; base rotation 0 is left zero."""
         from skysom.engine import polar_kernels
 
-        table, batch = self.exact.table, inner.shape[2]
-        products = np.empty((len(self.energies.first), batch), np.float32)
-        polar_kernels.lag_sums(inner, self.energies.first, self.energies.second, products)
+        table, lags, batch = self.exact.table, self.energies, inner.shape[2]
+        sums, differences = np.empty((2, len(lags.first), batch), np.float32)
+        polar_kernels.lag_sums(inner, lags.first, lags.second, sums, differences)
         norms = np.zeros((8, self.geometry.base_rotations, batch))
-        norms[:, 1:] = self.energies.weight @ products
+        norms[:, 1:] = lags.norms(sums, differences)
+        (patterns, pattern), partial = partial_patterns(table), slice(table.complete, None)
         polar_kernels.partial_norms(
-            inner, *(part[1:] for part in table.taps), table.weight, table.inside, table.complete, dihedral.PRODUCT,
-            self.geometry.image_side, norms[:, 1:],
+            inner, *(part[1:, partial] for part in table.taps), table.weight[partial], pattern, patterns,
+            dihedral.PRODUCT, self.geometry.image_side, norms[:, 1:],
         )  # fmt: skip
         return norms.astype(np.float32)
 

@@ -1,76 +1,116 @@
-"""Eight bilinear samples at a time, in vectors that the compiler does not find by itself.
+"""Bilinear samples of eight orbits at a time, in vectors that the compiler does not find by itself.
 
-Neighbours in a row are fetched together, so that a sample takes two loads of two pixels; their order of operations is
-that of `kernels._interpolate`.
+Neighbours in a row are fetched together, so that a sample takes two loads of two pixels; places are read one by one,
+since taking numbers out of vectors costs more than the samples. An orbit fills a vector of its eight places; eight of
+them are transposed in registers, so that each place of the orbits comes out in a row of its own. The order of
+operations is that of `kernels._interpolate`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-_FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_FLOAT, _INT, _LONG, _BITS = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(8)
 _PAIR, _EIGHT, _PLACES = ir.VectorType(_FLOAT, 2), ir.VectorType(_FLOAT, 8), ir.VectorType(_INT, 8)
 _FUSED = ("contract",)
 
 
 @intrinsic  # type: ignore[untyped-decorator,unused-ignore]
-def eight_samples(context: Any, plane: Any, side: Any, index: Any, low: Any, right: Any, at: Any, out: Any) -> Any:
-    """out[at : at + 8] are the samples of ``plane`` (H*W,) float32 at the taps index, low, right[at : at + 8].
+def eight_orbits(context: Any, plane: Any, side: Any, index: Any, low: Any, right: Any, first: Any, out: Any) -> Any:
+    """out[:, first : first + 8] are the samples of ``plane`` (H*W,) float32 at eight rows of the taps (O, 8).
 
-    ``side`` is H, int64, ``at`` int64; taps and out are contiguous, in any shape, and ``at`` counts as if they were
-    flat. Index int32, the others float32; an index below 0 gives 0.
+    ``side`` is H, int64, ``first`` int64; index int32, low and right float32; out (8, O) float32. All contiguous.
+    Returns false, and does nothing, where an index is below 0 (outside the image).
     """
     for array in (plane, index, low, right, out):
         if not isinstance(array, types.Array) or array.layout != "C":
             raise TypingError(f"{array} is no contiguous array")
-    return types.void(plane, types.int64, index, low, right, types.int64, out), _generated
+    return types.boolean(plane, types.int64, index, low, right, types.int64, out), _generated
 
 
 def _generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    def data(number: int) -> Any:
-        return context.make_array(signature.args[number])(context, builder, arguments[number]).data
+    plane, index, low, right, out = (
+        context.make_array(signature.args[number])(context, builder, arguments[number]) for number in (0, 2, 3, 4, 6)
+    )
+    side, first = arguments[1], arguments[5]
+    start = builder.mul(first, _long(8))
 
-    def vector(number: int, kind: Any) -> Any:
-        return builder.bitcast(builder.gep(data(number), [arguments[5]]), kind.as_pointer())
+    def eight(table: Any, orbit: int, kind: Any) -> Any:
+        place = builder.gep(table.data, [builder.add(start, _long(8 * orbit))])
+        return builder.load(builder.bitcast(place, kind.as_pointer()), align=4)
 
-    places = builder.load(vector(2, _PLACES), align=4)
-    low, right = (builder.load(vector(number, _EIGHT), align=4) for number in (3, 4))
-    nothing = ir.Constant(_PLACES, [0] * 8)
-    inside = builder.icmp_signed(">=", places, nothing)
-    safe, plane = builder.select(inside, places, nothing), data(0)
-    upper_left, upper_right = _neighbours(builder, plane, safe, ir.Constant(_LONG, 0))
-    lower_left, lower_right = _neighbours(builder, plane, safe, arguments[1])
+    signs = eight(index, 0, _PLACES)
+    for orbit in range(1, 8):
+        signs = builder.or_(signs, eight(index, orbit, _PLACES))
+    outside = builder.icmp_signed("<", signs, ir.Constant(_PLACES, [0] * 8))
+    complete = builder.icmp_unsigned("==", builder.bitcast(outside, _BITS), ir.Constant(_BITS, 0))
+    with builder.if_then(complete, likely=True):
+        samples = []
+        for orbit in range(8):
+            places = builder.gep(index.data, [builder.add(start, _long(8 * orbit))])
+            pixels = _neighbours(builder, plane.data, places, side)
+            samples.append(_interpolated(builder, *pixels, eight(low, orbit, _EIGHT), eight(right, orbit, _EIGHT)))
+        count = cgutils.unpack_tuple(builder, out.shape)[1]
+        for place, row in enumerate(_transposed(builder, samples)):
+            at = builder.gep(out.data, [builder.add(first, builder.mul(count, _long(place)))])
+            builder.store(row, builder.bitcast(at, _EIGHT.as_pointer()), align=4)
+    return complete
+
+
+def _long(number: int) -> Any:
+    return ir.Constant(_LONG, number)
+
+
+def _shuffled(builder: Any, one: Any, other: Any, order: Sequence[int]) -> Any:
+    """The numbers ``order`` of two vectors, one after the other."""
+    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_INT, len(order)), list(order)))
+
+
+def _neighbours(builder: Any, plane: Any, places: Any, side: Any) -> list[Any]:
+    """The pixels at eight places, those right of them, and the same two of the row below."""
+    upper, lower, found = [], [], []
+    for number in range(8):
+        place = builder.sext(builder.load(builder.gep(places, [_long(number)])), _LONG)
+        pixel = builder.gep(plane, [place])
+        for pairs, at in ((upper, pixel), (lower, builder.gep(pixel, [side]))):
+            pairs.append(builder.load(builder.bitcast(at, _PAIR.as_pointer()), align=4))
+    for pairs in (upper, lower):
+        fours = [_shuffled(builder, pairs[even], pairs[even + 1], range(4)) for even in range(0, 8, 2)]
+        # Places 0 1 4 5 and 2 3 6 7: one shuffle within the halves of the vectors then puts eight in order.
+        one, other = (_shuffled(builder, fours[half], fours[half + 2], range(8)) for half in (0, 1))
+        found.append(_shuffled(builder, one, other, (0, 2, 8, 10, 4, 6, 12, 14)))
+        found.append(_shuffled(builder, one, other, (1, 3, 9, 11, 5, 7, 13, 15)))
+    return found
+
+
+def _interpolated(
+    builder: Any, upper_left: Any, upper_right: Any, lower_left: Any, lower_right: Any, low: Any, right: Any
+) -> Any:
+    """The samples between four pixels each."""
     one = ir.Constant(_EIGHT, [1.0] * 8)
     up, left = builder.fsub(one, low), builder.fsub(one, right)
 
-    def times(*factors: Any) -> Any:
-        product = factors[0]
-        for factor in factors[1:]:
-            product = builder.fmul(product, factor, flags=_FUSED)
-        return product
+    def share(row: Any, column: Any, pixel: Any) -> Any:
+        return builder.fmul(builder.fmul(row, column, flags=_FUSED), pixel, flags=_FUSED)
 
-    upper = builder.fadd(times(up, left, upper_left), times(up, right, upper_right), flags=_FUSED)
-    lower = builder.fadd(times(low, left, lower_left), upper, flags=_FUSED)
-    value = builder.fadd(times(low, right, lower_right), lower, flags=_FUSED)
-    value = builder.select(inside, value, ir.Constant(_EIGHT, [0.0] * 8))
-    builder.store(value, vector(6, _EIGHT), align=4)
-    return context.get_dummy_value()
+    upper = builder.fadd(share(up, left, upper_left), share(up, right, upper_right), flags=_FUSED)
+    lower = builder.fadd(share(low, left, lower_left), upper, flags=_FUSED)
+    return builder.fadd(share(low, right, lower_right), lower, flags=_FUSED)
 
 
-def _neighbours(builder: Any, plane: Any, places: Any, offset: Any) -> tuple[Any, Any]:
-    """The pixels at eight places, ``offset`` pixels on, and those right of them."""
-    pairs = []
-    for number in range(8):
-        place = builder.sext(builder.extract_element(places, ir.Constant(_INT, number)), _LONG)
-        pointer = builder.gep(plane, [builder.add(place, offset)])
-        pairs.append(builder.load(builder.bitcast(pointer, _PAIR.as_pointer()), align=4))
-
-    def joined(one: Any, other: Any, order: range) -> Any:
-        return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_INT, len(order)), list(order)))
-
-    fours = [joined(pairs[even], pairs[even + 1], range(4)) for even in range(0, 8, 2)]
-    first, second = joined(fours[0], fours[1], range(8)), joined(fours[2], fours[3], range(8))
-    return joined(first, second, range(0, 16, 2)), joined(first, second, range(1, 16, 2))
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """Eight vectors of eight, transposed: pairs of neighbours, fours, halves."""
+    pairs, fours = [], []
+    for first in range(0, 8, 2):
+        for order in ((0, 8, 1, 9, 4, 12, 5, 13), (2, 10, 3, 11, 6, 14, 7, 15)):
+            pairs.append(_shuffled(builder, rows[first], rows[first + 1], order))
+    for one, other in ((0, 2), (1, 3), (4, 6), (5, 7)):
+        for order in ((0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15)):
+            fours.append(_shuffled(builder, pairs[one], pairs[other], order))
+    halves = (range(4), range(8, 12)), (range(4, 8), range(12, 16))
+    return [_shuffled(builder, fours[i], fours[i + 4], [*own, *other]) for own, other in halves for i in range(4)]

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from skysom.engine.blocks import BLOCK_IMAGES, TURNS
-from skysom.engine.gather import eight_samples
+from skysom.engine.gather import eight_orbits
 
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 # Long float64 sums may be reordered, the same way every time.
@@ -258,13 +258,16 @@ def square_norm(neuron, places):
 
 
 @njit(**_OPTIONS)
-def _sample_orbits(plane, index, low, right, side, samples, out):
-    """Samples of a plane (H*W,) at taps (O, 8), as they come, (8 * O,), and by place, out (8, O)."""
-    for o in range(index.shape[0]):
-        eight_samples(plane, np.int64(side), index, low, right, np.int64(8 * o), samples)  # type: ignore[call-arg]
-    for o in range(index.shape[0]):
-        for g in range(8):
-            out[g, o] = samples[8 * o + g]
+def _sample_orbits(plane, index, low, right, side, out):
+    """Samples of a plane (H*W,) at taps (O, 8), by place: out (8, O)."""
+    count = index.shape[0]
+    for first in range(0, count, 8):
+        last = min(first + 8, count)
+        if last == first + 8 and eight_orbits(plane, np.int64(side), index, low, right, np.int64(first), out):  # type: ignore[call-arg]
+            continue
+        for o in range(first, last):
+            for g in range(8):
+                out[g, o] = _interpolate(plane, index[o, g], low[o, g], right[o, g], side)
 
 
 @njit(**_SUMS)
@@ -275,11 +278,11 @@ def direct_sums(images, index, low, right, side, product, share, neurons, row, k
     region; neurons (N, C, 8, O) float32, weights at the places of the orbits.
     """
     channels, count = images.shape[1], index.shape[1]
-    v, samples = np.empty((channels, 8, count), np.float32), np.empty(8 * count, np.float32)
+    v = np.empty((channels, 8, count), np.float32)
     for i in range(row.size):
         if i == 0 or row[i] != row[i - 1] or k[i] != k[i - 1]:
             for c in range(channels):
-                _sample_orbits(images[row[i], c], index[k[i]], low[k[i]], right[k[i]], side, samples, v[c])
+                _sample_orbits(images[row[i], c], index[k[i]], low[k[i]], right[k[i]], side, v[c])
         total = 0.0
         for c in range(channels):
             for g in range(8):

@@ -27,10 +27,11 @@ def sample_rings(images, index, low, right, side, power, out):
     count, angles = index.shape
     quarter = angles // 4
     v = np.empty((4, batch), np.float32)
-    for c in range(channels):
-        for j in range(count):
-            row = c * count + j
-            for a in range(quarter):
+    # Rings innermost, so that rows are filled one after the other.
+    for a in range(quarter):
+        for c in range(channels):
+            for j in range(count):
+                row = c * count + j
                 for q in range(4):
                     at = a + q * quarter
                     _sample(images[c], index[j, at], low[j, at], right[j, at], side, np.float32(0), v[q], batch)
@@ -43,49 +44,57 @@ def sample_rings(images, index, low, right, side, power, out):
 
 
 @njit(**_OPTIONS)
-def lag_sums(images, first, second, out):
+def lag_sums(images, first, second, sums, differences):
     """Sums over channels and quarter turns of products of neighbouring pixels: `energies.lag_products`.
 
-    images (C, H*W, B); first, second (L, 4) int32 pixels; fills out (L, B).
+    images (C, H*W, B); first, second (L, 8) int32 pixels; fills sums and differences (L, B).
     """
     channels, _, batch = images.shape
+    own, mirrored = np.empty(batch, np.float32), np.empty(batch, np.float32)
     for i in range(first.shape[0]):
-        row = out[i]
-        row[:] = 0
+        own[:] = 0
+        mirrored[:] = 0
         for c in range(channels):
-            image = images[c]
-            for q in range(4):
-                one, two = image[first[i, q]], image[second[i, q]]
-                for b in range(batch):
-                    row[b] += one[b] * two[b]
+            _add_products(images[c], first[i, :4], second[i, :4], own)
+            _add_products(images[c], first[i, 4:], second[i, 4:], mirrored)
+        for b in range(batch):
+            sums[i, b], differences[i, b] = own[b] + mirrored[b], own[b] - mirrored[b]
 
 
 @njit(**_OPTIONS)
-def partial_norms(images, index, low, right, weight, inside, complete, product, side, norms):
+def _add_products(image, first, second, total):
+    for q in range(first.size):
+        one, two = image[first[q]], image[second[q]]
+        for b in range(total.size):
+            total[b] += one[b] * two[b]
+
+
+@njit(**_OPTIONS)
+def partial_norms(images, index, low, right, weight, pattern, patterns, product, side, norms):
     """Add |r|^2 over the orbits that lie partly in the region to norms (8, k, B) float64, per symmetry.
 
-    Arguments as of `kernels.sample_block`.
+    images (C, H*W, B); index, low, right (k, O, 8) and weight (O,) of these orbits only; pattern (O,) says which of
+    patterns (P, 8) bool each has (`energies.partial_patterns`).
     """
     channels, _, batch = images.shape
     rotations, count, _ = index.shape
-    v, sums = np.empty((8, batch), np.float32), np.empty((8, batch), np.float32)
+    sample, squares = np.empty(batch, np.float32), np.empty((patterns.shape[0], 8, batch), np.float32)
     for k in range(rotations):
-        sums[:] = 0
+        squares[:] = 0
         for c in range(channels):
-            for o in range(complete, count):
+            for o in range(count):
                 for g in range(8):
-                    _sample(images[c], index[k, o, g], low[k, o, g], right[k, o, g], side, np.float32(0), v[g], batch)
+                    _sample(images[c], index[k, o, g], low[k, o, g], right[k, o, g], side, np.float32(0), sample, batch)
+                    total = squares[pattern[o], g]
                     for b in range(batch):
-                        v[g, b] *= v[g, b] * weight[o]
-                for g in range(8):
-                    if inside[o, g]:
-                        for h in range(8):
-                            source, total = v[product[g, h]], sums[h]
-                            for b in range(batch):
-                                total[b] += source[b]
-        for h in range(8):
-            for b in range(batch):
-                norms[h, k, b] += np.float64(sums[h, b])
+                        total[b] += sample[b] * sample[b] * weight[o]
+        for p in range(patterns.shape[0]):
+            for g in range(8):
+                if patterns[p, g]:
+                    for h in range(8):
+                        source = squares[p, product[g, h]]
+                        for b in range(batch):
+                            norms[h, k, b] += np.float64(source[b])
 
 
 @njit(**_OPTIONS)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skysom.engine import Geometry, dihedral, polar_kernels
-from skysom.engine.energies import energies, lag_products
+from skysom.engine.energies import energies, lag_products, partial_patterns
 from skysom.engine.errors import GeometryError
 from skysom.engine.transforms import transform
 
@@ -45,10 +45,11 @@ def turned_energies(images, geometry):
     """(8, R/4 - 1, B) as the certified search adds them up; inputs read-only, as shards of an object store are."""
     table, orbits, inner = energies(geometry), dihedral.orbits(geometry), innermost(images)
     inner.flags.writeable = False
-    norms = np.zeros((8, geometry.base_rotations - 1, len(images))) + table.weight @ lag_products(images, table)
+    norms = np.zeros((8, geometry.base_rotations - 1, len(images))) + table.norms(*lag_products(images, table))
+    (patterns, pattern), partial = partial_patterns(orbits), slice(orbits.complete, None)
     polar_kernels.partial_norms(
-        inner, *(part[1:] for part in orbits.taps), orbits.weight, orbits.inside, orbits.complete, dihedral.PRODUCT,
-        geometry.image_side, norms,
+        inner, *(part[1:, partial] for part in orbits.taps), orbits.weight[partial], pattern, patterns,
+        dihedral.PRODUCT, geometry.image_side, norms,
     )  # fmt: skip
     return norms
 
@@ -89,8 +90,9 @@ def test_energies_of_special_geometries(geometry, kind):
 def test_a_region_without_a_complete_orbit_needs_no_product():
     geometry = Geometry(9, 12, 1, "quadratic", 16)
     assert dihedral.orbits(geometry).complete == 0
-    assert energies(geometry).first.shape == (0, 4)
-    assert lag_products(pictures("signed", 3, 1, 9, 9), energies(geometry)).shape == (0, 3)
+    assert energies(geometry).first.shape == (0, 8)
+    for products in lag_products(pictures("signed", 3, 1, 9, 9), energies(geometry)):
+        assert products.shape == (0, 3)
 
 
 def test_interpolation_damps_noise_less_near_the_quarter_turns():
@@ -107,18 +109,23 @@ def test_interpolation_damps_noise_less_near_the_quarter_turns():
 
 
 @given(geometries)
-def test_every_product_is_of_neighbours_and_its_quarter_turns(geometry):
+def test_every_product_is_of_neighbours_with_its_quarter_turns_and_mirror_images(geometry):
     table, side = energies(geometry), geometry.image_side
-    for q in range(4):
+    for q in range(8):
         rows = np.abs(table.first[:, q] // side - table.second[:, q] // side)
         columns = np.abs(table.first[:, q] % side - table.second[:, q] % side)
         assert max(rows.max(initial=0), columns.max(initial=0)) <= 1
-    assert np.isfinite(table.weight).all()
-    assert (table.weight >= 0).all()
+    assert np.isfinite(table.even).all()
+    assert (np.abs(table.odd) <= table.even).all()
     # A turned image has the same products.
     image = pictures("signed", 1, 2, side, side)
     turned = np.ascontiguousarray(np.rot90(image, axes=(2, 3)))
-    np.testing.assert_allclose(lag_products(image, table), lag_products(turned, table), atol=2e-6)
+    np.testing.assert_allclose(lag_products(image, table), lag_products(turned, table), atol=4e-6)
+    # A mirrored image changes the sign of the differences.
+    sums, differences = lag_products(image, table)
+    mirrored, opposite = lag_products(np.ascontiguousarray(image[:, :, ::-1]), table)
+    np.testing.assert_allclose(mirrored, sums, atol=4e-6)
+    np.testing.assert_allclose(opposite, -differences, atol=4e-6)
 
 
 @given(geometries, st.sampled_from([1, 3, 32]), st.integers(1, 3))
@@ -126,13 +133,16 @@ def test_compiled_products_equal_the_portable_form(geometry, batch, channels):
     images, table = pictures("signed", batch, channels, geometry.image_side, geometry.image_side), energies(geometry)
     inner = innermost(images)
     inner.flags.writeable = False
-    out = np.full((len(table.first), batch), np.nan, np.float32)
-    polar_kernels.lag_sums(inner, table.first, table.second, out)
-    np.testing.assert_allclose(out, lag_products(images, table), atol=4e-6)
+    sums, differences = np.full((2, len(table.first), batch), np.nan, np.float32)
+    polar_kernels.lag_sums(inner, table.first, table.second, sums, differences)
+    np.testing.assert_allclose((sums, differences), lag_products(images, table), atol=4e-6)
 
 
 def test_any_array_namespace():
     xp, table = array_api_strict, energies(Geometry.derive(9, 12, region="circular"))
     images = pictures("signed", 2, 2, 9, 9)
     strict = lag_products(xp.asarray(images), table, xp=xp)
-    np.testing.assert_allclose(np.asarray(strict), lag_products(images, table), atol=2e-6)
+    for found, wanted in zip(strict, lag_products(images, table), strict=True):
+        np.testing.assert_allclose(np.asarray(found), wanted, atol=2e-6)
+    norms = table.norms(*strict, xp=xp)
+    np.testing.assert_allclose(np.asarray(norms), table.norms(*lag_products(images, table)), rtol=1e-5, atol=2e-6)
