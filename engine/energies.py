@@ -81,12 +81,15 @@ def energies(geometry: Geometry) -> Energies:
     kept = np.flatnonzero((used | used[mirror]) & (mirror >= np.arange(len(orbit))))
     # In the order of pixels: what is multiplied together is then in cache.
     kept = kept[np.argsort(pairs[orbit[kept, 0], 0], kind="stable")]
-    one, other = np.take(weight, kept, axis=1), np.take(weight, mirror[kept], axis=1)
     both = np.concatenate([orbit[kept], mirrored[kept]], axis=1)
     first, second = (np.ascontiguousarray(pairs[both, i].astype(np.int32)) for i in (0, 1))
+    own, other = np.take(weight, kept, axis=1), np.take(weight, mirror[kept], axis=1)
+    even, odd = own + other, np.subtract(own, other, out=other)
     # A product that is its own mirror image is in both halves of the sum.
     single = np.where(mirror[kept] == kept, np.float32(0.25), np.float32(0.5))
-    return Energies(first, second, (one + other) * single, (one - other) * single, geometry.base_rotations)
+    even *= single
+    odd *= single
+    return Energies(first, second, even, odd, geometry.base_rotations)
 
 
 @lru_cache(maxsize=4)

@@ -166,8 +166,8 @@ def certified_memory(
     allowed for as rivals (s pairs in a block, of which n <= 512 are scored at a time), with 400 candidates an image.
     The coarse scores have m = 16 orders and a angles of a quarter turn.
 
-        energies   96 O b + 44 O + 750 H^2, or with weights 96 O b + 44 O + 4 b (5/4 H^2 + L) + 240 H^2 + 32 L
-        before     kept of the exact search + (4 b + 32) L + 48 M J + 48 P + 12 M^2, the last three for M = 96 too
+        energies   96 O b + 44 O + 770 H^2, or with weights 96 O b + 44 O + b (5/2 H^2 + 3 L) + 385 H^2
+        before     kept of the exact search + (2 b + 32) L + 48 M J + 48 P + 12 M^2, the last three for M = 96 too
         limit      before + limit of `polar_memory`
         making     before + 8 M N C J + 4 n C P + 8 M P + 8 M n' C J + the larger of 24 M 1024 and 16 M n C J:
                    n = 32 neurons put on the rings
@@ -281,7 +281,7 @@ def _direct(sizes: _Sizes, neurons: int) -> int:
 
 def _certified_kept(sizes: _Sizes) -> tuple[int, int]:
     """What a certified search keeps, before its neurons are on the rings and after."""
-    before = _exact_kept(sizes) + (4 * sizes.bases + 32) * sizes.products + _ring_tables(sizes, False)
+    before = _exact_kept(sizes) + (2 * sizes.bases + 32) * sizes.products + _ring_tables(sizes, False)
     steering = 24 * sizes.bases * sizes.band + 12 * sizes.angles * LOWEST_ORDERS
     coarse = 4 * sizes.neurons * sizes.band * sizes.groups
     return before, before + _on_rings(sizes) + coarse + 32 * sizes.neurons * sizes.rows + steering
@@ -367,8 +367,8 @@ def _sampling(sizes: _Sizes, band: int, times: list[tuple[int, int]], left: int)
 def _energies_building(sizes: _Sizes) -> int:
     """Weights of products of neighbouring pixels in the making, after the tables of orbits."""
     area, orbits = sizes.geometry.image_side**2, sizes.orbits * (96 * sizes.bases + 44)
-    weights = int(4 * sizes.bases * (1.25 * area + sizes.products)) + 240 * area + 32 * sizes.products
-    return orbits + max(750 * area, weights)
+    weights = int(sizes.bases * (2.5 * area + 3 * sizes.products)) + 385 * area
+    return orbits + max(770 * area, weights)
 
 
 def orbit_count(geometry: Geometry) -> int:
