@@ -78,7 +78,7 @@ class Case:
 
 BOTH = ("quadratic", "circular")
 CASES = (
-    Case("vlass", 150, 100, regions=BOTH, form="trained", least=5, training=True),
+    Case("vlass", 150, 100, regions=BOTH, form="trained", least=5, rounds=16, training=True),
     Case("small", 64, 100),
     Case("rgz", 124, 331, neuron_side=64, rounds=4),
     Case("large trained", 150, 1600, form="trained", least=8, rounds=2),
