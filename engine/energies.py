@@ -77,7 +77,7 @@ def energies(geometry: Geometry) -> Energies:
         # The four products of an orbit share what was counted for any of them.
         weight[k - 1] = sums / 4
     mirror = of_pair[mirrored[:, 0]]
-    used = weight.any(axis=0)
+    used = np.count_nonzero(weight, axis=0) > 0
     kept = np.flatnonzero((used | used[mirror]) & (mirror >= np.arange(len(orbit))))
     # In the order of pixels: what is multiplied together is then in cache.
     kept = kept[np.argsort(pairs[orbit[kept, 0], 0], kind="stable")]

@@ -54,7 +54,7 @@ def _generated(context: Any, builder: Any, signature: Any, arguments: Any) -> An
         for orbit in range(8):
             places = builder.gep(index.data, [builder.add(start, _long(8 * orbit))])
             pixels = _neighbours(builder, plane.data, places, side)
-            samples.append(_interpolated(builder, *pixels, eight(low, orbit, _EIGHT), eight(right, orbit, _EIGHT)))
+            samples.append(_interpolated(builder, pixels, eight(low, orbit, _EIGHT), eight(right, orbit, _EIGHT)))
         count = cgutils.unpack_tuple(builder, out.shape)[1]
         for place, row in enumerate(_transposed(builder, samples)):
             at = builder.gep(out.data, [builder.add(first, builder.mul(count, _long(place)))])
@@ -73,12 +73,14 @@ def _shuffled(builder: Any, one: Any, other: Any, order: Sequence[int]) -> Any:
 
 def _neighbours(builder: Any, plane: Any, places: Any, side: Any) -> list[Any]:
     """The pixels at eight places, those right of them, and the same two of the row below."""
-    upper, lower, found = [], [], []
+    upper: list[Any] = []
+    lower: list[Any] = []
     for number in range(8):
         place = builder.sext(builder.load(builder.gep(places, [_long(number)])), _LONG)
         pixel = builder.gep(plane, [place])
         for pairs, at in ((upper, pixel), (lower, builder.gep(pixel, [side]))):
             pairs.append(builder.load(builder.bitcast(at, _PAIR.as_pointer()), align=4))
+    found = []
     for pairs in (upper, lower):
         fours = [_shuffled(builder, pairs[even], pairs[even + 1], range(4)) for even in range(0, 8, 2)]
         # Places 0 1 4 5 and 2 3 6 7: one shuffle within the halves of the vectors then puts eight in order.
@@ -88,10 +90,9 @@ def _neighbours(builder: Any, plane: Any, places: Any, side: Any) -> list[Any]:
     return found
 
 
-def _interpolated(
-    builder: Any, upper_left: Any, upper_right: Any, lower_left: Any, lower_right: Any, low: Any, right: Any
-) -> Any:
-    """The samples between four pixels each."""
+def _interpolated(builder: Any, pixels: list[Any], low: Any, right: Any) -> Any:
+    """The samples between ``pixels``, the four of `_neighbours`."""
+    upper_left, upper_right, lower_left, lower_right = pixels
     one = ir.Constant(_EIGHT, [1.0] * 8)
     up, left = builder.fsub(one, low), builder.fsub(one, right)
 

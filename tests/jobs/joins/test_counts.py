@@ -115,3 +115,26 @@ def test_radii_that_make_no_sense_are_refused(tmp_path, catalogues):
     with pytest.raises(CatalogueError, match="no column 'x'"):
         join_counts(*sides, (1.0,), tmp_path / "a.parquet", SkyJoin(0, where="x > 1"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_counts_of_other_radii_are_not_gone_on_with(tmp_path, catalogues, monkeypatch):
+    from skysom.jobs.joins import lsdb_write
+
+    sides, out = (catalogues / "left", catalogues / "right"), tmp_path / "a.parquet"
+    write, calls = lsdb_write.write_atomically, []
+
+    def killed(path, data):
+        calls.append(path)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lsdb_write, "write_atomically", killed)
+        with pytest.raises(KeyboardInterrupt):
+            join_counts(*sides, (900.0, 100.5), out, backend="lsdb")
+    assert (tmp_path / ".a.parquet.join").exists()
+    join_counts(*sides, (900.0, 300.0), out, backend="lsdb")
+    join_counts(*sides, (900.0, 300.0), tmp_path / "whole.parquet", backend="lsdb")
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
+    assert not (tmp_path / ".a.parquet.join").exists()
