@@ -259,9 +259,9 @@ class CertifiedSearch:
         polar_kernels.lag_sums(inner, lags.first, lags.second, sums, differences)
         norms = np.zeros((8, self.geometry.base_rotations, batch))
         norms[:, 1:] = lags.norms(sums, differences)
-        (patterns, pattern), partial = partial_patterns(table), slice(table.complete, None)
+        patterns, pattern = partial_patterns(table)
         polar_kernels.partial_norms(
-            inner, *(part[1:, partial] for part in table.taps), table.weight[partial], pattern, patterns,
+            inner, *(part[1:] for part in table.taps), table.weight, table.complete, pattern, patterns,
             dihedral.PRODUCT, self.geometry.image_side, norms[:, 1:],
         )  # fmt: skip
         return norms.astype(np.float32)

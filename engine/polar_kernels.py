@@ -70,11 +70,11 @@ def _add_products(image, first, second, total):
 
 
 @njit(**_OPTIONS)
-def partial_norms(images, index, low, right, weight, pattern, patterns, product, side, norms):
+def partial_norms(images, index, low, right, weight, complete, pattern, patterns, product, side, norms):
     """Add |r|^2 over the orbits that lie partly in the region to norms (8, k, B) float64, per symmetry.
 
-    images (C, H*W, B); index, low, right (k, O, 8) and weight (O,) of these orbits only; pattern (O,) says which of
-    patterns (P, 8) bool each has (`energies.partial_patterns`).
+    images (C, H*W, B); index, low, right (k, O, 8) and weight (O,) of all orbits, of which the first ``complete`` are
+    left out; pattern (O - complete,) says which of patterns (P, 8) bool each has (`energies.partial_patterns`).
     """
     channels, _, batch = images.shape
     rotations, count, _ = index.shape
@@ -82,10 +82,10 @@ def partial_norms(images, index, low, right, weight, pattern, patterns, product,
     for k in range(rotations):
         squares[:] = 0
         for c in range(channels):
-            for o in range(count):
+            for o in range(complete, count):
                 for g in range(8):
                     _sample(images[c], index[k, o, g], low[k, o, g], right[k, o, g], side, np.float32(0), sample, batch)
-                    total = squares[pattern[o], g]
+                    total = squares[pattern[o - complete], g]
                     for b in range(batch):
                         total[b] += sample[b] * sample[b] * weight[o]
         for p in range(patterns.shape[0]):

@@ -46,9 +46,9 @@ def turned_energies(images, geometry):
     table, orbits, inner = energies(geometry), dihedral.orbits(geometry), innermost(images)
     inner.flags.writeable = False
     norms = np.zeros((8, geometry.base_rotations - 1, len(images))) + table.norms(*lag_products(images, table))
-    (patterns, pattern), partial = partial_patterns(orbits), slice(orbits.complete, None)
+    patterns, pattern = partial_patterns(orbits)
     polar_kernels.partial_norms(
-        inner, *(part[1:, partial] for part in orbits.taps), orbits.weight[partial], pattern, patterns,
+        inner, *(part[1:] for part in orbits.taps), orbits.weight, orbits.complete, pattern, patterns,
         dihedral.PRODUCT, geometry.image_side, norms,
     )  # fmt: skip
     return norms
