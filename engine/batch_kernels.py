@@ -12,6 +12,8 @@ from numba import njit
 
 from skysom.engine.blocks import BLOCK_IMAGES
 
+COMPILED_WITH = "a955e612cf03"
+"""Digest of the modules with parts that are compiled in here: numba keeps what it compiled until this file changes."""
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 LANES = BLOCK_IMAGES

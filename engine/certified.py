@@ -21,7 +21,7 @@ from skysom.engine import dihedral
 from skysom.engine.blocks import image_innermost, padded
 from skysom.engine.coarse import CoarseScores
 from skysom.engine.direct import at_places, sums_at_places
-from skysom.engine.energies import energies, partial_patterns
+from skysom.engine.energies import energies
 from skysom.engine.errors import EngineError
 from skysom.engine.exact import Search, sample
 from skysom.engine.geometry import Geometry
@@ -41,8 +41,11 @@ FAINTEST = 1e-32
 """Mean |T x|^2 below which squares lose digits in float32, or nothing is in the region: the exact search decides."""
 ROUNDING = 2e-6
 """Rounding of a correlation as a share of |T x| |w|: it matters where neurons are much brighter than the image."""
-ENERGY_ROUNDING = 2e-7
-"""Rounding of |T x|^2: it matters where the image is much brighter than the neurons."""
+ENERGY_ERROR = 1e-4
+"""Error of |T x|^2 as a share of the largest: it matters where the image is much brighter than the neurons.
+
+`energies` says why. Measured up to 2e-5 with images of single pixels, 150 pixels wide; it grows with the side.
+"""
 DARK = 1e-6
 """Neurons of less than this share of the brightest one's |w|^2 say nothing about the others' sharpness."""
 CONFIDENCE = 0.95
@@ -99,6 +102,11 @@ class Scored:
     neuron: np.ndarray
     image: np.ndarray
     coefficients: np.ndarray
+
+    @property
+    def most(self) -> np.ndarray:
+        """(B,) the largest energy of each image."""
+        return self.energies.max(axis=(0, 1)).astype(np.float64)
 
     @property
     def lowest(self) -> np.ndarray:
@@ -197,7 +205,7 @@ class CertifiedSearch:
         # The most promising neurons first: their scores bound the best one from above.
         first = np.argpartition(squared, self.exact_neurons - 1, axis=0)[: self.exact_neurons]
         self._refine(found, apart, first.reshape(-1), np.tile(np.arange(len(apart)), self.exact_neurons))
-        reach = self._reach(level, self.scores.norms)
+        reach = self._reach(found)
         threshold = np.take_along_axis(squared, first, axis=0).max(axis=0)
         # Not "at most": scores that are not numbers are looked at.
         survive = ~(coarse.squared - coarse.bound > threshold + reach) & wanted & np.isfinite(threshold)
@@ -259,7 +267,7 @@ class CertifiedSearch:
         polar_kernels.lag_sums(inner, lags.first, lags.second, sums, differences)
         norms = np.zeros((8, self.geometry.base_rotations, batch))
         norms[:, 1:] = lags.norms(sums, differences)
-        patterns, pattern = partial_patterns(table)
+        patterns, pattern = table.partial
         polar_kernels.partial_norms(
             inner, *(part[1:] for part in table.taps), table.weight, table.complete, pattern, patterns,
             dihedral.PRODUCT, self.geometry.image_side, norms[:, 1:],
@@ -271,10 +279,10 @@ class CertifiedSearch:
         last = min(self.exact_neurons, len(squared)) - 1
         return np.partition(squared, last, axis=0)[last] if last else squared.min(axis=0)
 
-    def _reach(self, level: np.ndarray, norms: np.ndarray) -> np.ndarray:
-        """(n, B) how far above the best score a candidate of neurons with |w|^2 ``norms`` (n,) may lie."""
-        rounding = ROUNDING * np.sqrt(np.maximum(level, 0) * norms[:, None]) + ENERGY_ROUNDING * level
-        return self.margin * self.scale(level) + rounding
+    def _reach(self, scored: Scored) -> np.ndarray:
+        """(N, B) how far above the best score a candidate may lie."""
+        size = np.sqrt(np.maximum(scored.level, 0) * self.scores.norms[:, None])
+        return self.margin * self.scale(scored.level) + ROUNDING * size + ENERGY_ERROR * scored.most
 
     def scale(self, level: np.ndarray) -> np.ndarray:
         """(B,) |T x| |w|, of which margins are shares, from the mean |T x|^2.
@@ -286,7 +294,7 @@ class CertifiedSearch:
 
     def _limits(self, scored: Scored, wanted: np.ndarray) -> np.ndarray:
         """(N, B) score up to which the transforms of each neuron are candidates."""
-        reach = self._reach(scored.level, self.scores.norms)
+        reach = self._reach(scored)
         limits = scored.lowest + reach
         if self.exact_neurons > 1:
             chosen = scored.squared <= self._threshold(scored.squared)
@@ -327,7 +335,7 @@ class CertifiedSearch:
         squared, chosen = np.maximum(scored.squared, 0).T.copy(), scored.transform.T.copy()
         squared[row[best], neuron[best]], chosen[row[best], neuron[best]] = sums[best], transform[best]
         exact, batch = np.zeros(squared.shape, bool), len(squared)
-        reach = np.maximum(self._reach(scored.level, self.scores.norms), np.finfo(np.float64).tiny)
+        reach = np.maximum(self._reach(scored), np.finfo(np.float64).tiny)
         certain = limits >= scored.squared + reach  # every transform of the neuron within the margin was summed
         exact[row[best], neuron[best]] = certain[neuron[best], row[best]]
         # The lowest neuron of equal float32 distances, as the exact search has it.

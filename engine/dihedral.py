@@ -17,7 +17,7 @@ h r - m = h (r - m): differences stay what they are, and what all neurons share 
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,6 +78,18 @@ class Orbits:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """(8, O) float32: how much each place counts, 0 outside the region."""
+        return np.ascontiguousarray((self.inside * self.weight[:, None]).T.astype(np.float32))
+
+    @cached_property
+    def partial(self) -> tuple[np.ndarray, np.ndarray]:
+        """The subsets of places (P, 8) bool in which orbits lie partly in the region, and the number (int64) of the one
+        that each such orbit has, in order."""
+        subsets, own = np.unique(self.inside[self.complete :], axis=0, return_inverse=True)
+        return subsets, own.reshape(-1)
 
     def owners(self) -> np.ndarray:
         """(D*D,) int: the orbit of each pixel of the neuron frame, 0 where there is none."""

@@ -49,18 +49,13 @@ def sums_at_places(
     k, element = base_and_element(t, table.geometry)
     order = np.lexsort((k, rows))
     found, out = np.empty(len(rows)), np.empty(len(rows))
+    planes = np.ascontiguousarray(images, np.float32).reshape(*images.shape[:2], -1)
     kernels.direct_sums(
-        images.reshape(*images.shape[:2], -1), *table.taps, table.geometry.image_side, dihedral.PRODUCT,
-        _shares(table), places, rows[order], k[order], element[order], neurons[order], found,
+        planes, *table.taps, table.geometry.image_side, dihedral.PRODUCT, table.shares, places,
+        rows[order], k[order], element[order], neurons[order], found,
     )  # fmt: skip
     out[order] = found
     return out
-
-
-@lru_cache(maxsize=4)
-def _shares(table: dihedral.Orbits) -> np.ndarray:
-    """(8, O) float32: how much each place counts, 0 outside the region."""
-    return np.ascontiguousarray((table.inside * table.weight[:, None]).T.astype(np.float32))
 
 
 def base_and_element(t: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:

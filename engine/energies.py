@@ -14,7 +14,10 @@ over the pairs l, l'. It matters: bilinear interpolation damps the noise of an i
 angle.
 
 Orbits that lie partly in the region (odd and even sides) are sampled, per grid symmetry; few subsets of the eight
-places occur, and squares are added up for each before the symmetries are told apart.
+places occur (`Orbits.partial`), and squares are added up for each before the symmetries are told apart.
+
+The sampled positions of the exact search are float32, and so up to 1e-5 pixels off, each in its own way; here quarter
+turns and mirror images have those of one of them. So a sharp image has norms off by up to 2e-5 of the largest one.
 """
 
 from dataclasses import dataclass
@@ -50,7 +53,7 @@ class Energies:
     def norms(self, sums: Array, differences: Array, *, xp: Any = np) -> Array:
         """|T x|^2 (R/4 - 1, B) over the complete orbits, from the `lag_products` (L, B) of images."""
         even, odd = xp.asarray(self.even) @ sums, xp.asarray(self.odd) @ differences
-        # Where k is its own mirror image the odd part is 0.
+        # Where k is its own mirror image the odd part is 0 but for rounding of the taps.
         rest = self.bases - 1 - len(self.even)
         return xp.concat([even + odd, xp.flip((even - odd)[:rest, ...], axis=0)])
 
@@ -84,19 +87,13 @@ def energies(geometry: Geometry) -> Energies:
     both = np.concatenate([orbit[kept], mirrored[kept]], axis=1)
     first, second = (np.ascontiguousarray(pairs[both, i].astype(np.int32)) for i in (0, 1))
     own, other = np.take(weight, kept, axis=1), np.take(weight, mirror[kept], axis=1)
-    even, odd = own + other, np.subtract(own, other, out=other)
+    even = own + other
+    odd = np.subtract(own, other, out=other)
     # A product that is its own mirror image is in both halves of the sum.
     single = np.where(mirror[kept] == kept, np.float32(0.25), np.float32(0.5))
     even *= single
     odd *= single
     return Energies(first, second, even, odd, geometry.base_rotations)
-
-
-@lru_cache(maxsize=4)
-def partial_patterns(table: dihedral.Orbits) -> tuple[np.ndarray, np.ndarray]:
-    """The subsets of places (P, 8) bool in which orbits lie partly in the region, and which each such orbit has."""
-    patterns, own = np.unique(table.inside[table.complete :], axis=0, return_inverse=True)
-    return patterns, own.reshape(-1)
 
 
 _KINDS = ("self", "right", "below", "down", "up")

@@ -11,6 +11,8 @@ from numba import njit
 
 from skysom.engine.features import LARGEST_SQUARE
 
+COMPILED_WITH = "f2ab0499eb9a"
+"""Digest of the modules with parts that are compiled in here: numba keeps what it compiled until this file changes."""
 BLOCK_ROWS = 256
 """Rows of a block; with some tens of features it stays in the first cache."""
 

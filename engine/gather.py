@@ -1,9 +1,9 @@
-"""Bilinear samples of eight orbits at a time, in vectors that the compiler does not find by itself.
+"""Bilinear samples: one by one, and of eight orbits at a time in vectors that the compiler does not find by itself.
 
 Neighbours in a row are fetched together, so that a sample takes two loads of two pixels; places are read one by one,
 since taking numbers out of vectors costs more than the samples. An orbit fills a vector of its eight places; eight of
-them are transposed in registers, so that each place of the orbits comes out in a row of its own. The order of
-operations is that of `kernels._interpolate`.
+them are transposed in registers, so that each place of the orbits comes out in a row of its own. Both forms are made of
+the same operations in the same order, so they round alike.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,18 @@ from numba.extending import intrinsic
 
 _FLOAT, _INT, _LONG, _BITS = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(8)
 _PAIR, _EIGHT, _PLACES = ir.VectorType(_FLOAT, 2), ir.VectorType(_FLOAT, 8), ir.VectorType(_INT, 8)
-_FUSED = ("contract",)
+
+
+@intrinsic  # type: ignore[untyped-decorator,unused-ignore]
+def bilinear(
+    context: Any, upper_left: Any, upper_right: Any, lower_left: Any, lower_right: Any, low: Any, right: Any
+) -> Any:
+    """The sample between four pixels, ``low`` below the upper and ``right`` of the left ones; all float32."""
+
+    def generated(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _interpolated(builder, arguments[:4], *arguments[4:])
+
+    return types.float32(*[types.float32] * 6), generated
 
 
 @intrinsic  # type: ignore[untyped-decorator,unused-ignore]
@@ -27,9 +38,9 @@ def eight_orbits(context: Any, plane: Any, side: Any, index: Any, low: Any, righ
     ``side`` is H, int64, ``first`` int64; index int32, low and right float32; out (8, O) float32. All contiguous.
     Returns false, and does nothing, where an index is below 0 (outside the image).
     """
-    for array in (plane, index, low, right, out):
-        if not isinstance(array, types.Array) or array.layout != "C":
-            raise TypingError(f"{array} is no contiguous array")
+    for array, kind in ((plane, "float32"), (index, "int32"), (low, "float32"), (right, "float32"), (out, "float32")):
+        if not isinstance(array, types.Array) or array.layout != "C" or str(array.dtype) != kind:
+            raise TypingError(f"{array} is no contiguous array of {kind}")
     return types.boolean(plane, types.int64, index, low, right, types.int64, out), _generated
 
 
@@ -90,18 +101,20 @@ def _neighbours(builder: Any, plane: Any, places: Any, side: Any) -> list[Any]:
     return found
 
 
-def _interpolated(builder: Any, pixels: list[Any], low: Any, right: Any) -> Any:
-    """The samples between ``pixels``, the four of `_neighbours`."""
-    upper_left, upper_right, lower_left, lower_right = pixels
-    one = ir.Constant(_EIGHT, [1.0] * 8)
+def _interpolated(builder: Any, pixels: Sequence[Any], low: Any, right: Any) -> Any:
+    """The samples between ``pixels``, the four of `_neighbours`: numbers or vectors."""
+    kind, (upper_left, upper_right, lower_left, lower_right) = low.type, pixels
+    one = ir.Constant(kind, [1.0] * 8 if kind == _EIGHT else 1.0)
     up, left = builder.fsub(one, low), builder.fsub(one, right)
+    # Fused where the processor can, and never otherwise than here.
+    name = "llvm.fmuladd.v8f32" if kind == _EIGHT else "llvm.fmuladd.f32"
+    fused = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
 
-    def share(row: Any, column: Any, pixel: Any) -> Any:
-        return builder.fmul(builder.fmul(row, column, flags=_FUSED), pixel, flags=_FUSED)
+    def plus(row: Any, column: Any, pixel: Any, total: Any) -> Any:
+        return builder.call(fused, [builder.fmul(row, column), pixel, total])
 
-    upper = builder.fadd(share(up, left, upper_left), share(up, right, upper_right), flags=_FUSED)
-    lower = builder.fadd(share(low, left, lower_left), upper, flags=_FUSED)
-    return builder.fadd(share(low, right, lower_right), lower, flags=_FUSED)
+    upper = plus(up, left, upper_left, builder.fmul(builder.fmul(up, right), upper_right))
+    return plus(low, right, lower_right, plus(low, left, lower_left, upper))
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:

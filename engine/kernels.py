@@ -11,8 +11,10 @@ import numpy as np
 from numba import njit
 
 from skysom.engine.blocks import BLOCK_IMAGES, TURNS
-from skysom.engine.gather import eight_orbits
+from skysom.engine.gather import bilinear, eight_orbits
 
+COMPILED_WITH = "bd7b4057c237"
+"""Digest of the modules with parts that are compiled in here: numba keeps what it compiled until this file changes."""
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 # Long float64 sums may be reordered, the same way every time.
 _SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
@@ -164,9 +166,8 @@ def sample_one(image, index, low, right, weight, inside, complete, product, side
 def _interpolate(plane, i, fy, fx, side):
     if i < 0:
         return np.float32(0)
-    cy, cx = np.float32(1) - fy, np.float32(1) - fx
-    upper = (cy * cx) * plane[i] + (cy * fx) * plane[i + 1]
-    return (fy * fx) * plane[i + side + 1] + ((fy * cx) * plane[i + side] + upper)
+    # Its context is the compiler's.
+    return bilinear(plane[i], plane[i + 1], plane[i + side], plane[i + side + 1], fy, fx)  # type: ignore[call-arg]
 
 
 @njit(**_OPTIONS)

@@ -76,6 +76,8 @@ def check_shapes(images: tuple, weights: tuple, geometry: Geometry) -> None:
 def finite_images(images: Array, *, xp: Any) -> tuple[Array, Array]:
     """Images (B, C, H, H) with those that hold NaN or infinities set to zero, and which are finite (B,)."""
     finite = xp.all(xp.isfinite(images), axis=(1, 2, 3))
-    if isinstance(images, np.ndarray) and finite.all():
-        return np.ascontiguousarray(images), finite  # the usual case: no copy where none is needed
+    if isinstance(images, np.ndarray):
+        images = np.ascontiguousarray(images)  # what is made of it keeps the order of its memory
+        if finite.all():
+            return images, finite  # the usual case: no copy where none is needed
     return xp.where(finite[:, None, None, None], images, xp.zeros_like(images)), finite

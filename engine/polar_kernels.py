@@ -11,6 +11,8 @@ from numba import njit
 
 from skysom.engine.kernels import _sample
 
+COMPILED_WITH = "7ebf20cebcd3"
+"""Digest of the modules with parts that are compiled in here: numba keeps what it compiled until this file changes."""
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 # Long sums may be reordered, the same way every time.
 _SUMS: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "reassoc"}}
@@ -74,7 +76,7 @@ def partial_norms(images, index, low, right, weight, complete, pattern, patterns
     """Add |r|^2 over the orbits that lie partly in the region to norms (8, k, B) float64, per symmetry.
 
     images (C, H*W, B); index, low, right (k, O, 8) and weight (O,) of all orbits, of which the first ``complete`` are
-    left out; pattern (O - complete,) says which of patterns (P, 8) bool each has (`energies.partial_patterns`).
+    left out; pattern (O - complete,) says which of patterns (P, 8) bool each has (`Orbits.partial`).
     """
     channels, _, batch = images.shape
     rotations, count, _ = index.shape

@@ -7,6 +7,8 @@ from numba import njit
 
 from skysom.engine.collation.group_kernels import sort_by
 
+COMPILED_WITH = "00610aafa2ca"
+"""Digest of the modules with parts that are compiled in here: numba keeps what it compiled until this file changes."""
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 

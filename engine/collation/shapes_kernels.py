@@ -10,6 +10,8 @@ from numba import njit
 
 from skysom.engine.collation.shapes_paths import approximate_path, farthest_pair
 
+COMPILED_WITH = "6027d72dd7d7"
+"""Digest of the modules with parts that are compiled in here: numba keeps what it compiled until this file changes."""
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 EXACT_MEMBERS = 12
 """Members up to which the shortest path is exact: 2**(n - 2) (n - 2)**2 steps, 0.1 ms for 12."""

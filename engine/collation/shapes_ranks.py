@@ -10,6 +10,8 @@ from numba import njit
 
 from skysom.engine.collation.shapes_kernels import separation
 
+COMPILED_WITH = "763899311d95"
+"""Digest of the modules with parts that are compiled in here: numba keeps what it compiled until this file changes."""
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
 FEW = 16
 """Entries of a list that are sorted by insertion; longer ones by merging."""

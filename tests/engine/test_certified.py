@@ -358,6 +358,37 @@ def test_images_of_other_units_than_the_map(scale):
     assert_best_matches_are(search(images), search.exact(images), geometry, images, weights)
 
 
+@pytest.mark.parametrize("amplitude", [1e-5, 1e-6])
+def test_a_pixel_that_only_some_rotations_see(amplitude):
+    """|T x|^2 of the others is a difference of large numbers, and all there is where neurons are faint."""
+    geometry, rng = Geometry.derive(64), np.random.default_rng(4)
+    images = rng.normal(0, 0.01, (32, 1, 64, 64)).astype(np.float32)
+    images[np.arange(32), 0, *rng.integers(8, 14, (2, 32))] = 1e3  # near a corner of the region
+    y, x = np.indices((geometry.neuron_side,) * 2) - (geometry.neuron_side - 1) / 2
+    centres, widths = rng.normal(0, 6, (12, 2)), rng.uniform(1.5, 4, 12)
+    shapes = zip(centres, widths, strict=True)
+    weights = np.stack([np.exp(-((y - a) ** 2 + (x - b) ** 2) / (2 * width**2)) for (a, b), width in shapes])[:, None]
+    weights *= amplitude * 1e3 / sizes(weights, geometry)[:, None, None, None]
+    weights = weights.astype(np.float32)
+    search = CertifiedSearch(weights, geometry)
+    match, exact = search(images), search.exact(images)
+    np.testing.assert_allclose(match.bmu_distance, exact.bmu_distance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["exact", "certified", "reference"])
+def test_the_order_of_memory_does_not_matter(method):
+    """Cut-outs with channels last, one of them with NaN, in a full block."""
+    geometry, rng = Geometry.derive(16, 12), np.random.default_rng(0)
+    images = rng.random((32, 16, 16, 3), np.float32)
+    images[5, 3, 3, 1] = np.nan
+    weights = rng.random((4, geometry.neuron_side, geometry.neuron_side, 3), np.float32)
+    last = images.transpose(0, 3, 1, 2), weights.transpose(0, 3, 1, 2)
+    first = tuple(np.ascontiguousarray(array) for array in last)
+    found, wanted = (best_match(x, Som(w, Cartesian(2, 2)), rotations=12, method=method) for x, w in (last, first))
+    for name in ("distance", "transform", "bmu", "bmu_distance"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+
+
 def test_company_does_not_matter(survey):
     geometry, images, weights = survey
     search, block = CertifiedSearch(weights, geometry), images[:32]

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skysom.engine import Geometry, dihedral, polar_kernels
-from skysom.engine.energies import energies, lag_products, partial_patterns
+from skysom.engine.certified import ENERGY_ERROR
+from skysom.engine.energies import energies, lag_products
 from skysom.engine.errors import GeometryError
 from skysom.engine.transforms import transform
 
@@ -46,7 +47,7 @@ def turned_energies(images, geometry):
     table, orbits, inner = energies(geometry), dihedral.orbits(geometry), innermost(images)
     inner.flags.writeable = False
     norms = np.zeros((8, geometry.base_rotations - 1, len(images))) + table.norms(*lag_products(images, table))
-    patterns, pattern = partial_patterns(orbits)
+    patterns, pattern = orbits.partial
     polar_kernels.partial_norms(
         inner, *(part[1:] for part in orbits.taps), orbits.weight, orbits.complete, pattern, patterns,
         dihedral.PRODUCT, geometry.image_side, norms,
@@ -85,6 +86,21 @@ def test_energies_are_the_norms_of_the_turned_images(geometry, kind, channels, b
 )
 def test_energies_of_special_geometries(geometry, kind):
     assert_norms_of_the_turned_images(geometry, pictures(kind, 2, 2, geometry.image_side, geometry.image_side))
+
+
+@pytest.mark.parametrize("kind", ["a pixel", "a pixel in a corner", "very uneven"])
+@pytest.mark.parametrize("geometry", [Geometry.derive(64), Geometry.derive(150, region="circular")])
+def test_the_error_allowed_for_is_more_than_that_of_sharp_images(geometry, kind):
+    rng, side = np.random.default_rng(0), geometry.image_side
+    images = rng.normal(0, 0.01, (4, 1, side, side)).astype(np.float32)
+    near = (side // 3, 2 * side // 3) if kind == "a pixel" else (int(0.13 * side), int(0.13 * side) + 6)
+    images[np.arange(4), 0, *rng.integers(*near, (2, 4))] = 1e3
+    if kind == "very uneven":
+        images = np.exp(4 * rng.standard_normal(images.shape)).astype(np.float32)
+    found = turned_energies(images, geometry)
+    _, wanted = dihedral.image_spectra(images, dihedral.orbits(geometry), 1, geometry.base_rotations)
+    error = np.abs(found - wanted).max(axis=(0, 1)) / wanted.max(axis=(0, 1))
+    assert error.max() < ENERGY_ERROR / 2  # of either of two candidates
 
 
 def test_a_region_without_a_complete_orbit_needs_no_product():

@@ -211,3 +211,12 @@ def test_rounding_of_the_products_decides_nothing(seed, monkeypatch):
     for n in range(3):
         moved = som.weights[n] - (som.weights[n] - first) * factors[n]
         np.testing.assert_allclose(found.som.weights[n], moved, rtol=0, atol=1e-6)
+
+
+def test_the_order_of_memory_does_not_matter():
+    geometry = Geometry.derive(12, 8)
+    images, weights = random_case(geometry, 6, 4, channels=3)
+    som = Som(weights, Cartesian(2, 2))
+    last = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert not last.flags.c_contiguous
+    np.testing.assert_array_equal(train(geometry, last, som).som.weights, train(geometry, images, som).som.weights)
