@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PARTITION_ROWS = 500_000
 """Rows of a catalogue evaluated at once: a few MB a column, and some hundred tasks for 40 million rows."""
+LEFT_TO_END_S = 5.0
+"""How long tasks on Ray are left to end by themselves, before they are cancelled, where one of them has failed."""
 
 
 @contextmanager
@@ -373,5 +375,9 @@ def _each_on_ray(
                 raise getattr(error, "cause", error) from None  # without Ray's own traceback in the message
             on_done(waiting.pop(done[0]), result)
     finally:
-        for reference in waiting:
+        # Ray aborts this process where it cancels a task that is done at that moment ("Tried to complete task that was
+        # not pending", seen with 2.60): short tasks are left to end, and few long ones end just then.
+        left = list(waiting)
+        running = ray.wait(left, num_returns=len(left), timeout=LEFT_TO_END_S)[1] if left else []
+        for reference in running:
             ray.cancel(reference)

@@ -1,9 +1,10 @@
 """How much memory a search or a training needs, before it is started.
 
 Letters of `search.md`, and for one search: O orbits of the region, K = C O, b = R / 4 base rotations, T transforms,
-L products of neighbouring pixels, J rings, M orders and 4 M angles on them, G groups of rings. Every term of a formula
-below stands for arrays that the code holds at that moment, in bytes; three per cent and 100 kB are added for what is
-not listed. Where n are taken at a time, n' are those of the time before, of which something is still there.
+L products of neighbouring pixels (kept in L / 2 pairs of mirror images), J rings, M orders and 4 M angles on them,
+G groups of rings. Every term of a formula below stands for arrays that the code holds at that moment, in bytes; three
+per cent and 100 kB are added for what is not listed. Where n are taken at a time, n' are those of the time before, of
+which something is still there.
 """
 
 import numpy as np

@@ -279,6 +279,29 @@ def test_what_a_task_or_its_teller_raises_ends_it(scheduler):
             compute_each(squares(range(3)), stop)
 
 
+@pytest.mark.parametrize("scheduler", ["ray"], indirect=True)
+def test_short_tasks_are_left_to_end_where_another_fails_and_long_ones_cancelled(scheduler, monkeypatch):
+    """Ray ends this process if one is cancelled as it is done."""
+    import time
+
+    import ray
+
+    cancel, cancelled = ray.cancel, []
+    monkeypatch.setattr(ray, "cancel", lambda reference: cancelled.append(reference) or cancel(reference))
+
+    def stop(index, result):
+        raise KeyError(index)
+
+    with dask_scheduler(scheduler):
+        with pytest.raises(KeyError):
+            compute_each(squares(range(6)), stop)
+        assert not cancelled
+        monkeypatch.setattr(tables, "LEFT_TO_END_S", 0.5)
+        with pytest.raises(KeyError):
+            compute_each([*squares(range(1)), dask.delayed(time.sleep, pure=False)(20)], stop)
+    assert len(cancelled) == 1
+
+
 @pytest.mark.parametrize("scheduler", ["ray", "tcp"], indirect=True)
 def test_a_cluster_that_does_nothing_is_given_up(scheduler):
     import time
