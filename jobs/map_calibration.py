@@ -108,11 +108,11 @@ def candidate_cost(geometry: Geometry, neurons: int, candidates: float, alone: f
     """Time that ``candidates`` direct sums an image take, and a share ``alone`` of images left to the exact search.
 
     In exact searches of an image in a block of 32. By counts and not by the clock, so that the same survey is always
-    mapped by the same method. T (N + 45) / 450 direct sums take as long as an exact search, whose interpolation takes
+    mapped by the same method. T (N + 45) / 190 direct sums take as long as an exact search, whose interpolation takes
     as long as 45 neurons, and an image that is searched exactly by itself as long as three in a block (measured on one
     core, 56 to 150 pixels; right within a factor of one and a half).
     """
-    return 450 * candidates / (geometry.transforms * (neurons + 45)) + 3 * alone
+    return 190 * candidates / (geometry.transforms * (neurons + 45)) + 3 * alone
 
 
 def _read(reader: PreparedReader, rows: np.ndarray, kept: list[np.ndarray]) -> Iterator[np.ndarray]:
