@@ -101,7 +101,9 @@ def _types_of(data: bytes) -> set[str]:
             if size > MOST_BYTES:
                 raise ReadingError(f"the classifier unpacks to {size:,} bytes, more than {MOST_BYTES:,}; make it again")
             schema = json.loads(archive.read("schema.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError, RecursionError, OSError, NotImplementedError) as error:
+    except ReadingError:
+        raise
+    except Exception as error:  # whatever zipfile, zlib and json make of damaged bytes
         what = f"the classifier cannot be read ({type(error).__name__}: {error})"
         raise ReadingError(f"{what}; make it again with `skysom classify`") from None
     names: set[str] = set()

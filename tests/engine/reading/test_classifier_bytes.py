@@ -147,6 +147,18 @@ def test_a_torn_or_changed_file_is_an_error_of_ours(method):
             from_bytes(data[:cut])
 
 
+def test_changed_bytes_in_a_compressed_file_are_an_error_of_ours():
+    buffer, rng = io.BytesIO(), np.random.default_rng(0)
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("schema.json", json.dumps({"content": list(range(300))}))
+    data = np.frombuffer(buffer.getvalue(), np.uint8)
+    for _ in range(200):
+        torn = data.copy()
+        torn[rng.integers(len(data))] ^= rng.integers(1, 256, dtype=np.uint8)
+        with pytest.raises(ReadingError):
+            from_bytes(torn.tobytes())
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
