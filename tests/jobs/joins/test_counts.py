@@ -117,22 +117,10 @@ def test_radii_that_make_no_sense_are_refused(tmp_path, catalogues):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_counts_of_other_radii_are_not_gone_on_with(tmp_path, catalogues, monkeypatch):
-    from skysom.jobs.joins import lsdb_write
-
+def test_killed_counts_of_other_radii_are_not_gone_on_with(tmp_path, catalogues, killed_after):
     sides, out = (catalogues / "left", catalogues / "right"), tmp_path / "a.parquet"
-    write, calls = lsdb_write.write_atomically, []
-
-    def killed(path, data):
-        calls.append(path)
-        if len(calls) > 1:
-            raise KeyboardInterrupt
-        write(path, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(lsdb_write, "write_atomically", killed)
-        with pytest.raises(KeyboardInterrupt):
-            join_counts(*sides, (900.0, 100.5), out, backend="lsdb")
+    with killed_after(1):
+        join_counts(*sides, (900.0, 100.5), out, backend="lsdb")
     assert (tmp_path / ".a.parquet.join").exists()
     join_counts(*sides, (900.0, 300.0), out, backend="lsdb")
     join_counts(*sides, (900.0, 300.0), tmp_path / "whole.parquet", backend="lsdb")

@@ -222,27 +222,18 @@ def test_lazy_answers_are_those_that_are_written(tmp_path, catalogues):
         lazy_join(catalogues / "left.parquet", catalogues / "right", SkyJoin(1))
 
 
-def test_a_killed_join_goes_on_where_it_was(tmp_path, catalogues, monkeypatch):
+def test_a_killed_join_goes_on_where_it_was(tmp_path, catalogues, monkeypatch, killed_after):
     from skysom.jobs.joins import lsdb_write as join_lsdb_write
 
     sides = catalogues / "left.parquet", catalogues / "right.parquet"
     join_sky(*sides, SkyJoin(600, "all"), tmp_path / "whole.parquet", backend="lsdb")
-    write, calls = join_lsdb_write.write_atomically, []
-
-    def killed(path, data):
-        calls.append(path)
-        if len(calls) > 5:
-            raise KeyboardInterrupt
-        write(path, data)
-
-    monkeypatch.setattr(join_lsdb_write, "write_atomically", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(5) as calls:
         join_sky(*sides, SkyJoin(600, "all"), tmp_path / "killed.parquet", backend="lsdb")
     assert not (tmp_path / "killed.parquet").exists()
     left_behind = tmp_path / ".killed.parquet.join"
     assert len(list((left_behind / "written").iterdir())) == 5
     imported = (left_behind / "right" / "collection.properties").stat().st_mtime_ns
-    done = []
+    write, done = join_lsdb_write.write_atomically, []
 
     def watched(path, data):
         assert (left_behind / "right" / "collection.properties").stat().st_mtime_ns == imported
